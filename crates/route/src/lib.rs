@@ -1,1 +1,15 @@
-//! Placeholder.
+//! The choice of a deployment for a call: policies, and health learned from outcomes.
+//!
+//! This crate performs no I/O and opens no connection: it only counts and observes.
+
+mod affinity;
+mod health;
+mod least;
+mod policy;
+mod target;
+
+pub use affinity::Affinity;
+pub use health::{Health, HealthConfig};
+pub use least::LeastOfTwo;
+pub use policy::{Policy, RouteKey};
+pub use target::{Lease, Outcome, Pool, Target};

@@ -14,9 +14,12 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-pub use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 pub use prometheus_client::metrics::family::{Family, MetricConstructor};
-pub use prometheus_client::registry::{Registry, Unit};
+pub use prometheus_client::registry::Registry;
+
+/// The labels of one member of a [`Family`]. Values come only from closed enums or from
+/// configured names, and handles are made once, so the texts cost nothing per update.
+pub type Labels = Vec<(&'static str, String)>;
 
 /// Shards of every metric; threads beyond this many share.
 const SHARDS: usize = 8;

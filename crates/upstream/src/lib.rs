@@ -1,7 +1,20 @@
 //! Calls to providers and engines: connections, pools, timeouts.
 //!
-//! Only this crate opens connections to them.
+//! Only this crate opens connections to them. HTTP/1.1 connections have no task of their
+//! own: whoever reads a reply's body polls the connection in place, which joins the frames
+//! that are already there and saves a wake-up for each (`docs/design/request-path.md`).
 
+mod body;
+mod config;
+mod connect;
+mod exchange;
+mod http;
+mod metrics;
+mod pool;
 mod upstream;
 
+pub use config::{Config, Http2, Secret, Timeouts, Url, UrlError};
+pub use connect::{TlsError, tls};
+pub use http::Http;
+pub use metrics::Metrics;
 pub use upstream::Upstream;

@@ -1,0 +1,383 @@
+//! An upstream behind HTTP: takes a connection, sends the bytes, reads the reply.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use ::http::{HeaderValue, Request, Uri, Version};
+use bytes::{Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::Response;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
+use paceline_core::{
+    Body, BoxFuture, CacheStatus, Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result,
+    Retry,
+};
+use paceline_dialect::sse::Splitter;
+use paceline_telemetry::metrics::GaugeHold;
+use paceline_telemetry::task;
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::Upstream;
+use crate::body::{Events, Passed, Timed, broken};
+use crate::config::{Config, Http2};
+use crate::connect;
+use crate::exchange::{self, Failure, Frames};
+use crate::metrics::Metrics;
+use crate::pool::{Connection, Pool};
+
+type Http2Sender = http2::SendRequest<Full<Bytes>>;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const ALT_SVC: HeaderName = HeaderName::from_static("alt-svc");
+
+/// An upstream behind HTTP, as one core sees it: it has connections of its own.
+pub struct Http {
+    config: Config,
+    host: HeaderValue,
+    tls: Option<Arc<ClientConfig>>,
+    clock: Clock,
+    pool: Arc<Pool>,
+    http2: Mutex<Option<Http2Sender>>,
+    /// The server has chosen HTTP/2 before, so that one connection serves all calls.
+    speaks_http2: AtomicBool,
+    /// Lets one call at a time open an HTTP/2 connection that the others then share.
+    http2_gate: Semaphore,
+    slots: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+/// What a call holds while its exchange lasts.
+type Held = (OwnedSemaphorePermit, GaugeHold);
+
+enum Line {
+    Http1(Box<Connection>),
+    Http2(Http2Sender),
+}
+
+impl Http {
+    /// Makes the upstream for the runtime of the calling core.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, since its idle connections are swept by a task.
+    pub fn new(config: Config, tls: Arc<ClientConfig>, clock: Clock, metrics: Metrics) -> Self {
+        let host = HeaderValue::try_from(config.url.host_header())
+            .expect("a parsed authority is a valid header value");
+        Self {
+            host,
+            tls: config.url.tls.then_some(tls),
+            pool: Pool::start(
+                config.idle_connections_max,
+                config.idle_expiry,
+                clock.clone(),
+                metrics.clone(),
+            ),
+            http2: Mutex::new(None),
+            speaks_http2: AtomicBool::new(config.http2 == Http2::Always),
+            http2_gate: Semaphore::new(1),
+            slots: Arc::new(Semaphore::new(config.calls_max)),
+            clock,
+            config,
+            metrics,
+        }
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<Reply> {
+        let held = self.slot().await?;
+        let start = self.clock.now();
+        let end = call.deadline.or_at(start.after(self.config.timeouts.total));
+        let mut sleep =
+            self.clock.sleep_until(start.after(self.config.timeouts.first_byte).min(end));
+        let answer = self.first_answer(call);
+        let mut answer = std::pin::pin!(answer);
+        let head = std::future::poll_fn(|cx| {
+            if let std::task::Poll::Ready(result) = answer.as_mut().poll(cx) {
+                return std::task::Poll::Ready(Some(result));
+            }
+            std::pin::Pin::new(&mut sleep).poll(cx).map(|()| None)
+        })
+        .await;
+        match head {
+            Some(Ok(response)) => {
+                let (parts, frames) = response.into_parts();
+                let timed = Timed {
+                    frames,
+                    clock: self.clock.clone(),
+                    sleep,
+                    idle: self.config.timeouts.idle,
+                    end,
+                    heard_at: self.clock.now(),
+                    name: Arc::clone(&self.config.name),
+                    metrics: self.metrics.clone(),
+                    held,
+                };
+                self.reply(parts, timed).await
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(self.late(call, end)),
+        }
+    }
+
+    /// A slot among the calls under way, and the gauge that counts them.
+    async fn slot(&self) -> Result<Held> {
+        let slots = Arc::clone(&self.slots);
+        let permit = match Arc::clone(&slots).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.metrics.slot_waits.inc();
+                let until = self.clock.now().after(self.config.timeouts.slot);
+                let waited = self.clock.timeout_at(until, slots.acquire_owned()).await;
+                waited.and_then(std::result::Result::ok).ok_or_else(|| self.full())?
+            }
+        };
+        Ok((permit, self.metrics.in_flight.hold()))
+    }
+
+    /// Sends the request and waits for the head; once more where a kept connection turned
+    /// out to be closed before the server saw or answered the request.
+    async fn first_answer(&self, call: &Call) -> Result<Response<Frames>> {
+        let mut fresh = false;
+        loop {
+            let line = self.line(fresh).await?;
+            let version =
+                if matches!(line, Line::Http2(_)) { Version::HTTP_2 } else { Version::HTTP_11 };
+            let request = self.request(call, version)?;
+            let result = match line {
+                Line::Http1(connection) => exchange::http1(connection, request, &self.pool).await,
+                Line::Http2(sender) => exchange::http2(sender, request).await,
+            };
+            match result {
+                Ok(response) => return Ok(response),
+                Err(Failure { again: true, .. }) if !fresh => {
+                    self.metrics.retried.inc();
+                    fresh = true;
+                }
+                Err(Failure { error, .. }) => {
+                    self.metrics.broken.inc();
+                    let what = if error.is_parse() {
+                        "sent what is no valid HTTP reply"
+                    } else {
+                        "closed the connection without an answer"
+                    };
+                    return Err(broken(&self.config.name, what).with_source(error));
+                }
+            }
+        }
+    }
+
+    /// A connection: the shared HTTP/2 one, an idle one, or a new one.
+    async fn line(&self, fresh: bool) -> Result<Line> {
+        if !fresh {
+            if let Some(sender) = self.shared_http2() {
+                self.metrics.reused.inc();
+                return Ok(Line::Http2(sender));
+            }
+            if let Some(connection) = self.pool.take() {
+                self.metrics.reused.inc();
+                return Ok(Line::Http1(connection));
+            }
+        }
+        let _turn = if self.speaks_http2.load(Ordering::Relaxed) {
+            let turn = self.http2_gate.acquire().await.ok();
+            if let Some(sender) = self.shared_http2() {
+                self.metrics.reused.inc();
+                return Ok(Line::Http2(sender));
+            }
+            turn
+        } else {
+            None
+        };
+        let until = self.clock.now().after(self.config.timeouts.connect);
+        let opening = connect::open(&self.config.url, self.tls.as_ref());
+        let (mut io, chose_http2) = match self.clock.timeout_at(until, opening).await {
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => {
+                return Err(self.unreachable("refused the connection").with_source(error));
+            }
+            None => return Err(self.unreachable("did not accept a connection in time")),
+        };
+        self.metrics.opened.inc();
+        io.open = Some(self.metrics.open.hold());
+        let broken = |error| self.unreachable("broke the handshake").with_source(error);
+        if chose_http2 || self.config.http2 == Http2::Always {
+            let (sender, driver) =
+                http2::Builder::new(Tasks).handshake(TokioIo::new(io)).await.map_err(broken)?;
+            task::spawn("upstream.http2", async move {
+                // Its end shows in the calls that use it.
+                let _ = driver.await;
+            });
+            self.speaks_http2.store(true, Ordering::Relaxed);
+            *self.http2.lock() = Some(sender.clone());
+            return Ok(Line::Http2(sender));
+        }
+        Ok(Line::Http1(Connection::open(io).await.map_err(broken)?))
+    }
+
+    fn shared_http2(&self) -> Option<Http2Sender> {
+        if !self.speaks_http2.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut shared = self.http2.lock();
+        if shared.as_ref().is_some_and(|sender| sender.is_closed() || !sender.is_ready()) {
+            *shared = None;
+        }
+        shared.clone()
+    }
+
+    /// The request as the upstream gets it: the caller's bytes and headers, our host and key.
+    fn request(&self, call: &Call, version: Version) -> Result<Request<Full<Bytes>>> {
+        let raw = &call.request;
+        let url = &self.config.url;
+        let uri = if version == Version::HTTP_2 {
+            let scheme = if url.tls { "https" } else { "http" };
+            Uri::builder()
+                .scheme(scheme)
+                .authority(url.host_header())
+                .path_and_query(join(&url.prefix, &raw.path).as_ref())
+                .build()
+        } else if url.prefix.is_empty() {
+            Uri::from_maybe_shared(raw.path.clone()).map_err(Into::into)
+        } else {
+            Uri::from_maybe_shared(join(&url.prefix, &raw.path)).map_err(Into::into)
+        };
+        let uri = uri.map_err(|error| {
+            Error::invalid("the path has characters that no URL may have").with_source(error)
+        })?;
+        let mut request = Request::new(Full::new(raw.body.clone()));
+        *request.method_mut() = ::http::Method::POST;
+        *request.uri_mut() = uri;
+        *request.version_mut() = version;
+        let mut headers = raw.headers.clone();
+        if version != Version::HTTP_2 {
+            headers.insert(HOST, self.host.clone());
+        }
+        if let Some(key) = &self.config.api_key {
+            headers.insert(AUTHORIZATION, key.header());
+        }
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    async fn reply(&self, mut parts: ::http::response::Parts, mut timed: Timed) -> Result<Reply> {
+        let plain = match parts.headers.get(CONTENT_ENCODING) {
+            None => true,
+            Some(encoding) => encoding == "identity",
+        };
+        let events = plain && is_event_stream(&parts.headers);
+        let length = parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        strip_connection_headers(&mut parts.headers);
+        let body = if events {
+            Body::Events(Box::pin(Events { rest: Some(timed), splitter: Splitter::default() }))
+        } else {
+            let (read, all) = timed.read(self.config.whole_bytes_max).await?;
+            if all {
+                Body::Whole(read)
+            } else {
+                Body::Bytes(Box::pin(Passed { read: Some(read), rest: Some(timed) }), length)
+            }
+        };
+        self.metrics.answered.inc();
+        Ok(Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            cache: CacheStatus::default(),
+            deployment: Some(Arc::clone(&self.config.name)),
+        })
+    }
+
+    fn unreachable(&self, what: &str) -> Error {
+        self.metrics.refused.inc();
+        let message = format!("the upstream `{}` at {} {what}", self.config.name, self.config.url);
+        Error::new(ErrorKind::UpstreamConnect, Origin::Upstream, Retry::OtherTarget, message)
+    }
+
+    fn full(&self) -> Error {
+        let message = format!(
+            "the upstream `{}` already has {} calls under way; raise `calls_max` or add deployments",
+            self.config.name, self.config.calls_max
+        );
+        Error::new(ErrorKind::Overloaded, Origin::Paceline, Retry::OtherTarget, message)
+    }
+
+    fn late(&self, call: &Call, end: Instant) -> Error {
+        self.metrics.timed_out.inc();
+        if call.deadline.0.is_some_and(|deadline| deadline <= end && deadline <= self.clock.now()) {
+            let message = "the call's deadline passed before the upstream answered";
+            return Error::new(ErrorKind::DeadlineExceeded, Origin::Client, Retry::Never, message);
+        }
+        let message =
+            format!("the upstream `{}` did not begin to answer in time", self.config.name);
+        Error::new(ErrorKind::UpstreamTimeout, Origin::Upstream, Retry::Never, message)
+    }
+}
+
+impl Upstream for Http {
+    fn send<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Reply>> {
+        Box::pin(self.exchange(call))
+    }
+}
+
+/// Where hyper's HTTP/2 connections start their tasks.
+#[derive(Clone)]
+struct Tasks;
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        task::spawn("upstream.http2_stream", future);
+    }
+}
+
+fn join(prefix: &str, path: &[u8]) -> Bytes {
+    let mut joined = BytesMut::with_capacity(prefix.len() + path.len());
+    joined.extend_from_slice(prefix.as_bytes());
+    joined.extend_from_slice(path);
+    joined.freeze()
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+}
+
+/// Takes out what concerns the connection to the upstream and not the caller.
+fn strip_connection_headers(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        CONTENT_LENGTH,
+        ALT_SVC,
+        ACCEPT_ENCODING,
+    ] {
+        headers.remove(name);
+    }
+}
