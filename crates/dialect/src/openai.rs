@@ -64,7 +64,7 @@ pub fn metadata_text<'a>(metadata: &'a [u8], name: &str) -> Option<std::borrow::
 }
 
 /// Notes what whole events say: `[DONE]`, a finish reason, an error, usage.
-pub(crate) fn read_events(events: &[u8], facts: &mut Facts) {
+pub fn read_events(events: &[u8], facts: &mut Facts) {
     facts.done |= memmem::find(events, b"data: [DONE]").is_some()
         || memmem::find(events, b"data:[DONE]").is_some();
     if let Some(usage) = usage(events) {

@@ -15,7 +15,7 @@ impl Policy for LeastOfTwo {
         if n == 0 {
             return None;
         }
-        let first = key.random % n;
+        let first = (key.random & 0xffff_ffff) % n;
         let second = (first + 1 + (key.random >> 32) % n.saturating_sub(1).max(1)) % n;
         let nth = |k: u64| bits(usable).nth(usize::try_from(k).unwrap_or(0));
         let (first, second) = (nth(first)?, nth(second)?);

@@ -27,7 +27,7 @@ pub(crate) struct Timed {
     pub(crate) name: std::sync::Arc<str>,
     pub(crate) metrics: Metrics,
     /// Held for as long as the exchange lasts.
-    pub(crate) held: (OwnedSemaphorePermit, GaugeHold),
+    pub(crate) _held: (OwnedSemaphorePermit, GaugeHold),
 }
 
 impl Timed {

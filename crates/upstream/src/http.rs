@@ -116,7 +116,7 @@ impl Http {
                     heard_at: self.clock.now(),
                     name: Arc::clone(&self.config.name),
                     metrics: self.metrics.clone(),
-                    held,
+                    _held: held,
                 };
                 self.reply(parts, timed).await
             }

@@ -76,12 +76,25 @@ impl Session {
         let long = fit.prompt_tokens_cut.and_then(|max| {
             calls().filter(|call| u64::from(call.input_tokens) > max).map(|call| call.at).min()
         });
-        let many = fit.calls_per_session_max.filter(|max| *max < self.calls()).map(|max| {
-            let mut times: Vec<_> = calls().map(|call| call.at).collect();
-            times.sort_unstable();
-            times[max]
-        });
+        let many = fit.calls_per_session_max.and_then(|max| self.time_of(max));
         long.into_iter().chain(many).min()
+    }
+
+    /// The recorded time of the call that comes after `calls` others; `None` where there is
+    /// none.
+    fn time_of(&self, calls: usize) -> Option<Duration> {
+        let mut times: Vec<_> =
+            self.agents.iter().flat_map(|agent| &agent.calls).map(|call| call.at).collect();
+        times.sort_unstable();
+        times.get(calls).copied()
+    }
+
+    /// Drops all but the first `calls` calls; those that share their time with a dropped one
+    /// go too.
+    pub(crate) fn keep_first(&mut self, calls: usize) {
+        if let Some(end) = self.time_of(calls) {
+            self.end_before(end);
+        }
     }
 
     /// Drops all calls from `end` of the recording's time on, and what depends on them.
