@@ -127,9 +127,8 @@ fn default_schema() -> Value {
 /// A small value that satisfies a JSON schema as far as tools and formats use them: types,
 /// enums, constants, unions, local references, bounds of numbers, lengths and items.
 fn instance(schema: &Value, root: &Value, words: &Vocabulary, seed: u64, depth: u32) -> Value {
-    let next = |schema: &Value, salt: u64| {
-        instance(schema, root, words, mix(seed ^ mix(salt)), depth + 1)
-    };
+    let next =
+        |schema: &Value, salt: u64| instance(schema, root, words, mix(seed ^ mix(salt)), depth + 1);
     let Some(object) = schema.as_object().filter(|_| depth < DEPTH_MAX) else { return Value::Null };
     if let Some(value) = object.get("const") {
         return value.clone();
@@ -182,7 +181,8 @@ fn instance(schema: &Value, root: &Value, words: &Vocabulary, seed: u64, depth: 
             let high = bound("maximum").or(bound("exclusiveMaximum").map(|high| high - 1.0));
             let low = low.unwrap_or_else(|| high.map_or(0.0, |high| high.min(0.0)));
             let high = high.unwrap_or(low + 100.0).max(low);
-            let number = low.ceil() + ((high - low.ceil()).max(0.0) * crate::text::uniform(seed)).floor();
+            let number =
+                low.ceil() + ((high - low.ceil()).max(0.0) * crate::text::uniform(seed)).floor();
             if kind == "integer" { Value::from(number as i64) } else { Value::from(number) }
         }
         "boolean" => Value::Bool(seed & 1 == 1),

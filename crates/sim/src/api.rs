@@ -107,10 +107,7 @@ pub(crate) enum Form {
     /// Prose.
     Text,
     /// A call of this tool, with arguments after this schema.
-    Tool {
-        name: String,
-        parameters: serde_json::Value,
-    },
+    Tool { name: String, parameters: serde_json::Value },
     /// A JSON document after this schema.
     Json(serde_json::Value),
 }
@@ -208,7 +205,7 @@ impl Chat {
     }
 }
 
-/// Renders the messages; the last user's text.
+/// Renders the messages; the text of the last one where a user wrote it.
 fn push_messages<'a>(
     prompt: &mut Blocks,
     messages: Option<&'a RawValue>,
@@ -226,8 +223,11 @@ fn push_messages<'a>(
         let role = &*message.role;
         if !ROLES.contains(&role) {
             let roles = ROLES.join("', '");
-            return bad("role", format!("Invalid value: '{role}'. Supported values are: '{roles}'."))
-                .map_err(|e| e.with_code("invalid_value"));
+            return bad(
+                "role",
+                format!("Invalid value: '{role}'. Supported values are: '{roles}'."),
+            )
+            .map_err(|e| e.with_code("invalid_value"));
         }
         let calls = message.tool_calls.as_deref().unwrap_or_default();
         if !calls.is_empty() && role != "assistant" {
@@ -240,18 +240,22 @@ fn push_messages<'a>(
             }
         }
         if role == "tool" && message.tool_call_id.is_none() {
-            return bad("tool_call_id", "A message of role 'tool' needs a tool_call_id.".to_owned());
+            return bad(
+                "tool_call_id",
+                "A message of role 'tool' needs a tool_call_id.".to_owned(),
+            );
         }
         prompt.header(role);
         push_content(prompt, &message.content);
         for call in calls {
             prompt.tool_call(&call.function.name, &call.function.arguments);
         }
-        if role == "user"
-            && let Content::Text(text) = message.content
-        {
-            last_user = text;
-        }
+        // Only a question asks for a tool by its name: after the tool's result comes prose.
+        last_user = match message.content {
+            Content::Text(text) if role == "user" => text,
+            Content::Parts(parts) if role == "user" => parts.iter().map(Part::text).collect(),
+            _ => Cow::Borrowed(""),
+        };
     }
     Ok(last_user)
 }
@@ -327,6 +331,15 @@ enum Part<'a> {
     Text(Cow<'a, str>),
     /// The hash of an image, a sound or a file.
     Media(u64),
+}
+
+impl Part<'_> {
+    fn text(&self) -> &str {
+        match self {
+            Self::Text(text) => text,
+            Self::Media(_) => "",
+        }
+    }
 }
 
 /// A text that is borrowed where it has no escapes.
@@ -428,12 +441,19 @@ impl<'de: 'a, 'a> Deserialize<'de> for Part<'a> {
         }
         let raw = Raw::deserialize(deserializer)?;
         let media = match &*raw.r#type {
-            "text" => return raw.text.map(Self::Text).ok_or_else(|| de::Error::missing_field("text")),
+            "text" => {
+                return raw.text.map(Self::Text).ok_or_else(|| de::Error::missing_field("text"));
+            }
             "refusal" => {
-                return raw.refusal.map(Self::Text).ok_or_else(|| de::Error::missing_field("refusal"));
+                return raw
+                    .refusal
+                    .map(Self::Text)
+                    .ok_or_else(|| de::Error::missing_field("refusal"));
             }
             "image_url" => raw.image_url.ok_or_else(|| de::Error::missing_field("image_url"))?,
-            "input_audio" => raw.input_audio.ok_or_else(|| de::Error::missing_field("input_audio"))?,
+            "input_audio" => {
+                raw.input_audio.ok_or_else(|| de::Error::missing_field("input_audio"))?
+            }
             "file" => raw.file.ok_or_else(|| de::Error::missing_field("file"))?,
             other => return Err(de::Error::custom(format_args!("unknown content part '{other}'"))),
         };
@@ -452,10 +472,7 @@ fn value<T: DeserializeOwned>(param: &str, raw: Option<&RawValue>) -> Result<Opt
     raw.map_or(Ok(None), |raw| parse(param, raw))
 }
 
-fn required<'a, T: Deserialize<'a>>(
-    param: &str,
-    raw: Option<&'a RawValue>,
-) -> Result<T, ApiError> {
+fn required<'a, T: Deserialize<'a>>(param: &str, raw: Option<&'a RawValue>) -> Result<T, ApiError> {
     let missing = || {
         ApiError::invalid(param, format!("Missing required parameter: '{param}'."))
             .with_code("missing_required_parameter")
@@ -523,8 +540,10 @@ fn choose_form(
             }
             "required" => by_name(&tools, last_user).or(Some(0)),
             other => {
-                let message = format!("Invalid value: '{other}'. Supported values are: 'none', \
-                                       'auto', 'required', and a named function.");
+                let message = format!(
+                    "Invalid value: '{other}'. Supported values are: 'none', \
+                                       'auto', 'required', and a named function."
+                );
                 return Err(ApiError::invalid("tool_choice", message).with_code("invalid_value"));
             }
         },
