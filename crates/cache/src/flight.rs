@@ -169,6 +169,8 @@ struct Head {
     status: StatusCode,
     headers: HeaderMap,
     deployment: Option<Arc<str>>,
+    /// An equal call may have been answered between the look-up and the start of the flight.
+    kept: bool,
     kind: Kind,
 }
 
@@ -239,7 +241,8 @@ impl Flight {
         let mut shared = self.shared.lock();
         let rest = match step {
             Step::Head(Ok(reply)) => {
-                let Reply { status, headers, body, deployment, .. } = reply;
+                let Reply { status, headers, body, deployment, cache } = reply;
+                let kept = cache == CacheStatus::Hit;
                 let (kind, rest) = match body {
                     Body::Whole(bytes) => {
                         shared.push(bytes);
@@ -249,7 +252,7 @@ impl Flight {
                     Body::Events(chunks) => (Kind::Events, Work::Body(chunks)),
                     Body::Bytes(chunks, length) => (Kind::Bytes(length), Work::Body(chunks)),
                 };
-                shared.head = Some(Ok(Head { status, headers, deployment, kind }));
+                shared.head = Some(Ok(Head { status, headers, deployment, kept, kind }));
                 rest
             }
             Step::Head(Err(error)) => {
@@ -360,6 +363,7 @@ impl Member {
                 status: head.status,
                 headers: std::mem::take(&mut head.headers),
                 deployment: head.deployment.take(),
+                kept: head.kept,
                 kind: head.kind,
             },
             Some(Ok(head)) => head.clone(),
@@ -371,7 +375,7 @@ impl Member {
             Kind::Events | Kind::Bytes(_) => None,
         };
         drop(shared);
-        let cache = self.status;
+        let cache = if head.kept { CacheStatus::Hit } else { self.status };
         let body = match (head.kind, whole) {
             (Kind::Whole, Some(bytes)) => Body::Whole(bytes),
             (Kind::Whole, None) => return Err(died()),

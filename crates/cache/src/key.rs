@@ -179,6 +179,7 @@ pub(crate) mod tests {
             cache: CacheMode::Auto,
             arrived: Instant::default(),
             request: RawRequest {
+                method: http::Method::POST,
                 path: Bytes::from_static(b"/v1/chat/completions"),
                 headers: HeaderMap::new(),
                 fields: paceline_dialect::openai::fields(&body).unwrap(),

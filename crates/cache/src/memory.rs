@@ -240,9 +240,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Whether a body of status 200 is a finished completion: some providers report errors so.
 fn is_answer(body: &[u8]) -> bool {
-    let mut facts = sse::Facts::default();
-    openai::read_events(body, &mut facts);
-    facts.finished
+    openai::has_finished(body)
 }
 
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use smallvec::SmallVec;
 
 use crate::{CallId, Instant, Name, RunId};
@@ -76,6 +76,8 @@ pub enum CacheMode {
 /// A dialect gives the spans their meaning.
 #[derive(Debug)]
 pub struct RawRequest {
+    /// The method.
+    pub method: Method,
     /// Path and query that an upstream sees, from `/v1` on: `/v1/chat/completions`.
     pub path: Bytes,
     /// The client's headers that may go upstream.

@@ -63,20 +63,37 @@ pub fn metadata_text<'a>(metadata: &'a [u8], name: &str) -> Option<std::borrow::
     scan::string(&metadata[member.value.range()])
 }
 
-/// Notes what whole events say: `[DONE]`, a finish reason, an error, usage.
+/// Notes what whole events say: how many they are, `[DONE]`, an error, and, from the last
+/// few, a finish reason and usage. (Each choice's finish reason comes with its last event,
+/// so that of the last choice is among the stream's last events.)
 pub fn read_events(events: &[u8], facts: &mut Facts) {
-    facts.done |= memmem::find(events, b"data: [DONE]").is_some()
-        || memmem::find(events, b"data:[DONE]").is_some();
-    if let Some(usage) = usage(events) {
-        facts.usage = Some(usage);
+    let mut last: [&[u8]; 3] = [&[]; 3];
+    let mut start = 0;
+    for end in memchr::memchr2_iter(b'\n', b'\r', events) {
+        let line = &events[start..end];
+        start = end + 1;
+        let Some(value) = line.strip_prefix(b"data:") else { continue };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        if value == b"[DONE]" {
+            facts.done = true;
+            continue;
+        }
+        facts.events += 1;
+        facts.failed |= value.starts_with(b"{\"error\"");
+        last = [last[1], last[2], value];
     }
-    // Every event has the field, mostly null, so the last one that is text tells.
-    facts.finished = facts.finished
-        || memmem::find_iter(events, b"\"finish_reason\"")
-            .any(|at| member_value(&events[at + 15..]).is_some_and(|v| v.starts_with(b"\"")));
-    facts.failed = facts.failed
-        || memmem::find(events, b"data: {\"error\"").is_some()
-        || memmem::find(events, b"data:{\"error\"").is_some();
+    for value in last {
+        facts.finished |= has_finished(value);
+        if let Some(usage) = usage(value) {
+            facts.usage = Some(usage);
+        }
+    }
+}
+
+/// Whether a whole reply, or an event, gives a finish reason that is not null.
+pub fn has_finished(json: &[u8]) -> bool {
+    memmem::find_iter(json, b"\"finish_reason\"")
+        .any(|at| member_value(&json[at + 15..]).is_some_and(|v| v.starts_with(b"\"")))
 }
 
 /// The usage that a whole reply, or a piece of a stream, reports; the last one if several.

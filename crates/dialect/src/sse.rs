@@ -30,7 +30,7 @@ pub struct Splitter {
 /// What the events of a chat stream told so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Events so far.
+    /// Events with data so far, `[DONE]` not among them.
     pub events: u64,
     /// `[DONE]` has come.
     pub done: bool,
@@ -55,7 +55,7 @@ impl Splitter {
     /// # Errors
     /// [`EventTooLong`] when an event's end does not come within the bound.
     pub fn push(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, EventTooLong> {
-        let (end, events) = self.lines.scan(&chunk);
+        let end = self.lines.scan(&chunk);
         let Some(end) = end else {
             if self.tail.len() + chunk.len() > EVENT_BYTES_MAX {
                 return Err(EventTooLong);
@@ -71,7 +71,6 @@ impl Splitter {
             self.tail.split().freeze()
         };
         self.tail.extend_from_slice(&rest);
-        self.facts.events += events;
         openai::read_events(&whole, &mut self.facts);
         Ok(Some(whole))
     }
@@ -94,7 +93,6 @@ impl Splitter {
             return None;
         }
         self.facts.done = true;
-        self.facts.events += 1;
         Some(Bytes::from_static(b"data: [DONE]\n\n"))
     }
 }
@@ -106,20 +104,18 @@ struct Lines {
     empty: bool,
     /// The last byte was a CR, so an LF belongs to it.
     after_cr: bool,
-    /// A line of the present event has come.
-    open: bool,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { empty: true, after_cr: false, open: false }
+        Self { empty: true, after_cr: false }
     }
 }
 
 impl Lines {
-    /// The end of the last whole event in `chunk`, and how many events end in it.
-    fn scan(&mut self, chunk: &[u8]) -> (Option<usize>, u64) {
-        let (mut end, mut events, mut start) = (None, 0, 0);
+    /// The end of the last whole event in `chunk`.
+    fn scan(&mut self, chunk: &[u8]) -> Option<usize> {
+        let (mut end, mut start) = (None, 0);
         for at in memchr::memchr2_iter(b'\n', b'\r', chunk) {
             if at > start {
                 self.empty = false;
@@ -136,11 +132,7 @@ impl Lines {
                 continue;
             }
             if self.empty {
-                events += u64::from(self.open);
-                self.open = false;
                 end = Some(at + 1);
-            } else {
-                self.open = true;
             }
             self.empty = true;
         }
@@ -148,7 +140,7 @@ impl Lines {
             self.empty = false;
             self.after_cr = false;
         }
-        (end, events)
+        end
     }
 }
 
@@ -205,7 +197,7 @@ mod tests {
     fn every_split_gives_the_same_events_and_facts() {
         let bytes = STREAM.as_bytes();
         let expected = Facts {
-            events: 5,
+            events: 3,
             done: true,
             finished: true,
             failed: false,

@@ -1,5 +1,12 @@
 //! What a replay found, as data: the same for the terminal, for JSON and for the page.
 
+pub mod compare;
+pub mod html;
+mod svg;
+pub mod table;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use paceline_stats::{Summary, Timeline, quantile_sorted};

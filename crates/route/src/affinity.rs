@@ -1,5 +1,7 @@
 //! A run stays with its home while that bears no more than its share of load.
 
+use std::sync::Arc;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::policy::{Policy, RouteKey, bits};
@@ -20,7 +22,7 @@ const LOAD_FACTOR: f64 = 1.25;
 pub struct Affinity;
 
 impl Policy for Affinity {
-    fn pick(&self, key: RouteKey<'_>, targets: &[Target], usable: u64) -> Option<usize> {
+    fn pick(&self, key: RouteKey<'_>, targets: &[Arc<Target>], usable: u64) -> Option<usize> {
         let mut best: [Option<(u64, usize)>; 3] = [None; 3];
         let (mut total, mut count) = (0u64, 0u64);
         for at in bits(usable) {

@@ -1,5 +1,7 @@
 //! The less loaded of two random targets.
 
+use std::sync::Arc;
+
 use crate::policy::{Policy, RouteKey, bits};
 use crate::target::Target;
 
@@ -10,7 +12,7 @@ use crate::target::Target;
 pub struct LeastOfTwo;
 
 impl Policy for LeastOfTwo {
-    fn pick(&self, key: RouteKey<'_>, targets: &[Target], usable: u64) -> Option<usize> {
+    fn pick(&self, key: RouteKey<'_>, targets: &[Arc<Target>], usable: u64) -> Option<usize> {
         let n = u64::from(usable.count_ones());
         if n == 0 {
             return None;

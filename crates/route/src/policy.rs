@@ -1,5 +1,7 @@
 //! The seam for balancing policies.
 
+use std::sync::Arc;
+
 use crate::target::Target;
 
 /// What a policy may know of a call.
@@ -15,7 +17,7 @@ pub struct RouteKey<'a> {
 pub trait Policy: Send + Sync {
     /// The index of the chosen target among those that `usable` allows, `None` when it
     /// allows none. `usable` has one bit a target, the first in the lowest.
-    fn pick(&self, key: RouteKey<'_>, targets: &[Target], usable: u64) -> Option<usize>;
+    fn pick(&self, key: RouteKey<'_>, targets: &[Arc<Target>], usable: u64) -> Option<usize>;
 }
 
 /// The indexes of the set bits.

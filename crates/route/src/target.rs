@@ -51,9 +51,9 @@ impl Target {
 }
 
 /// The deployments that serve one model, and the policy that chooses among them. Shared
-/// by all cores.
+/// by all cores; a deployment of several models is in several pools with one load.
 pub struct Pool {
-    targets: Vec<Target>,
+    targets: Vec<Arc<Target>>,
     policy: Box<dyn Policy>,
     clock: Clock,
 }
@@ -63,13 +63,13 @@ impl Pool {
     pub const TARGETS_MAX: usize = 64;
 
     /// A pool of at most [`Self::TARGETS_MAX`] deployments; further ones are left out.
-    pub fn new(mut targets: Vec<Target>, policy: Box<dyn Policy>, clock: Clock) -> Arc<Self> {
+    pub fn new(mut targets: Vec<Arc<Target>>, policy: Box<dyn Policy>, clock: Clock) -> Arc<Self> {
         targets.truncate(Self::TARGETS_MAX);
         Arc::new(Self { targets, policy, clock })
     }
 
     /// The deployments.
-    pub fn targets(&self) -> &[Target] {
+    pub fn targets(&self) -> &[Arc<Target>] {
         &self.targets
     }
 
@@ -156,11 +156,11 @@ pub(crate) mod tests {
     use super::*;
     use crate::LeastOfTwo;
 
-    pub(crate) fn targets(loads: &[u32]) -> Vec<Target> {
+    pub(crate) fn targets(loads: &[u32]) -> Vec<Arc<Target>> {
         let target = |(at, load): (usize, &u32)| {
             let target = Target::new(format!("t{at}"), HealthConfig::default());
             target.outstanding.store(*load, Ordering::Relaxed);
-            target
+            Arc::new(target)
         };
         loads.iter().enumerate().map(target).collect()
     }

@@ -251,7 +251,7 @@ impl Http {
             Error::invalid("the path has characters that no URL may have").with_source(error)
         })?;
         let mut request = Request::new(Full::new(raw.body.clone()));
-        *request.method_mut() = ::http::Method::POST;
+        *request.method_mut() = raw.method.clone();
         *request.uri_mut() = uri;
         *request.version_mut() = version;
         let mut headers = raw.headers.clone();

@@ -1,0 +1,245 @@
+//! One listening socket a core, its connections, and their graceful end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use paceline_telemetry::metrics::Gauge;
+use paceline_telemetry::task;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tracing::{debug, warn};
+
+use crate::http::edge::Edge;
+
+/// Connections that the kernel holds until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// Time for a request's head to arrive, and for an idle connection to be used again.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A listening socket of one core.
+pub type Listener = StdListener;
+
+/// A listening socket could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Opens a socket for each of `cores` on one address, so that the kernel spreads the
+/// connections; with port 0 all share the port that the first one got.
+///
+/// # Errors
+/// When the address is taken, or not this machine's.
+pub fn bind(address: SocketAddr, cores: usize) -> Result<Vec<Listener>, ListenError> {
+    let fail = |source| ListenError { address, source };
+    // With SO_REUSEPORT a second process could quietly take half of the connections, so
+    // the address must be free for one that does not share.
+    open(address, false).map_err(fail)?;
+    let first = open(address, true).map_err(fail)?;
+    let bound = first.local_addr().map_err(fail)?;
+    let mut listeners = vec![first];
+    for _ in 1..cores {
+        listeners.push(open(bound, true).map_err(fail)?);
+    }
+    Ok(listeners)
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Tells the listeners to stop.
+#[derive(Clone, Default)]
+pub struct Stopper(Arc<StopState>);
+
+/// Learns that it is time to stop.
+#[derive(Clone)]
+pub struct Stop(Arc<StopState>);
+
+#[derive(Default)]
+struct StopState {
+    stopping: AtomicBool,
+    changed: Notify,
+}
+
+impl Stopper {
+    /// The side that waits.
+    pub fn stop(&self) -> Stop {
+        Stop(Arc::clone(&self.0))
+    }
+
+    /// No new connections; those that are open end with their answers.
+    pub fn begin(&self) {
+        self.0.stopping.store(true, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Stop {
+    /// Whether it is time.
+    pub fn stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is time.
+    pub async fn begun(&self) {
+        let mut changed = pin!(self.0.changed.notified());
+        changed.as_mut().enable();
+        if !self.stopping() {
+            changed.await;
+        }
+    }
+}
+
+/// Serves a core's connections until `stop`, then waits for them at most `drain`.
+///
+/// # Errors
+/// When the socket cannot be used at all; single failed connections are only logged.
+pub async fn serve(
+    listener: Listener,
+    edge: Arc<Edge>,
+    open: Gauge,
+    stop: Stop,
+    drain: Duration,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut begun = pin!(stop.begun());
+    let connections = Connections::default();
+    loop {
+        let accepted = std::future::poll_fn(|cx| {
+            if begun.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            listener.poll_accept(cx).map(Some)
+        })
+        .await;
+        match accepted {
+            None => break,
+            Some(Ok((stream, _))) => connections.start(stream, &edge, &open, &stop),
+            Some(Err(error)) => refused(&error).await,
+        }
+    }
+    // What the kernel has already accepted is answered, not reset.
+    while let Some((stream, _)) = std::future::poll_fn(|cx| match listener.poll_accept(cx) {
+        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    })
+    .await
+    {
+        connections.start(stream, &edge, &open, &stop);
+    }
+    drop(listener);
+    connections.drained(drain).await;
+    Ok(())
+}
+
+async fn refused(error: &io::Error) {
+    // Without a free file descriptor the connection stays in the queue; a pause keeps
+    // this from spinning.
+    warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// The connections of one core.
+#[derive(Default)]
+struct Connections(Arc<Live>);
+
+#[derive(Default)]
+struct Live {
+    count: std::sync::atomic::AtomicUsize,
+    changed: Notify,
+}
+
+struct Alive(Arc<Live>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Connections {
+    fn start(&self, stream: TcpStream, edge: &Arc<Edge>, open: &Gauge, stop: &Stop) {
+        self.0.count.fetch_add(1, Ordering::SeqCst);
+        let held = (Alive(Arc::clone(&self.0)), open.hold());
+        let (edge, stop) = (Arc::clone(edge), stop.clone());
+        task::spawn("gateway.connection", async move {
+            let _held = held;
+            connection(stream, edge, stop).await;
+        });
+    }
+
+    /// Waits until all have ended; those left over end with their runtime.
+    async fn drained(&self, bound: Duration) {
+        let all = async {
+            loop {
+                let changed = self.0.changed.notified();
+                if self.0.count.load(Ordering::SeqCst) == 0 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        if tokio::time::timeout(bound, all).await.is_err() {
+            let open = self.0.count.load(Ordering::SeqCst);
+            warn!(open, "connections were still open at the end of the drain time");
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "connection was lost at once");
+        return;
+    }
+    let mut builder = auto::Builder::new(Tasks);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    let service = service_fn(move |request| Arc::clone(&edge).respond(request));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut begun = pin!(stop.begun());
+    let mut ending = false;
+    let result = std::future::poll_fn(|cx| {
+        if !ending && begun.as_mut().poll(cx).is_ready() {
+            ending = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    })
+    .await;
+    if let Err(error) = result {
+        debug!(error = &*error, "connection ended early");
+    }
+}
+
+/// Where hyper's HTTP/2 connections start their tasks.
+#[derive(Clone)]
+struct Tasks;
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output: std::marker::Send> + std::marker::Send + 'static,
+{
+    fn execute(&self, future: F) {
+        task::spawn("gateway.http2_stream", future);
+    }
+}

@@ -1,0 +1,8 @@
+//! The HTTP edge: listeners, limits, and the endpoints.
+
+mod edge;
+mod listen;
+mod models;
+
+pub use edge::{Edge, EdgeConfig};
+pub use listen::{Listener, ListenError, Stop, Stopper, bind, serve};

@@ -1,0 +1,125 @@
+//! `GET /v1/models`: the configured names, and what open deployments list themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Method, StatusCode};
+use bytes::Bytes;
+use paceline_core::{
+    Body, CacheMode, Call, CallId, Caller, Deadline, Error, ErrorKind, Fields, Origin, RawRequest,
+    Result, Retry,
+};
+use serde_json::{Map, Value, json};
+
+use crate::http::edge::answer;
+use crate::pipeline::Pipeline;
+use crate::stages::admit::strip;
+use crate::stages::record::Answer;
+use crate::stages::send::{Deployment, Models};
+
+/// How long a deployment may take to list its models.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All models that are served.
+pub(crate) async fn list(pipeline: &Arc<Pipeline>, headers: HeaderMap) -> Result<Answer> {
+    let data = collect(pipeline, headers).await?;
+    let body = json!({"object": "list", "data": data}).to_string();
+    Ok(answer(StatusCode::OK, "application/json", body))
+}
+
+/// One model.
+pub(crate) async fn get(pipeline: &Arc<Pipeline>, headers: HeaderMap, id: &str) -> Result<Answer> {
+    let data = collect(pipeline, headers).await?;
+    match data.into_iter().find(|model| model.get("id").is_some_and(|found| found == id)) {
+        Some(model) => Ok(answer(StatusCode::OK, "application/json", Value::Object(model).to_string())),
+        None => {
+            let message = format!("no deployment lists the model `{id}`");
+            Err(Error::new(ErrorKind::ModelNotFound, Origin::Client, Retry::Never, message)
+                .with_param("model"))
+        }
+    }
+}
+
+async fn collect(pipeline: &Arc<Pipeline>, mut headers: HeaderMap) -> Result<Vec<Map<String, Value>>> {
+    pipeline.check_key(&mut headers)?;
+    strip(&mut headers);
+    let send = pipeline.models();
+    let mut models: Vec<Map<String, Value>> = Vec::new();
+    let mut failure = None;
+    for (at, deployment) in send.deployments().iter().enumerate() {
+        let found = match &deployment.models {
+            Models::Named(names) => configured(deployment, names),
+            Models::Any(names) if !names.is_empty() => configured(deployment, names),
+            Models::Any(_) => match ask(pipeline, at, &headers).await {
+                Ok(found) => found,
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            },
+        };
+        for model in found {
+            if !models.iter().any(|known| known.get("id") == model.get("id")) {
+                models.push(model);
+            }
+        }
+    }
+    match failure {
+        // An empty list would say that nothing is served.
+        Some(error) if models.is_empty() => Err(error),
+        _ => Ok(models),
+    }
+}
+
+fn configured(deployment: &Deployment, names: &[String]) -> Vec<Map<String, Value>> {
+    let owner = if deployment.simulated { "paceline-sim" } else { &**deployment.target.name() };
+    let model = |name: &String| {
+        let mut model = Map::from_iter([
+            ("id".to_owned(), json!(name)),
+            ("object".to_owned(), json!("model")),
+            ("created".to_owned(), json!(0)),
+            ("owned_by".to_owned(), json!(owner)),
+        ]);
+        if deployment.simulated {
+            let note = "a simulated engine answers every model name; its texts are made up";
+            model.insert("description".to_owned(), json!(note));
+        }
+        model
+    };
+    names.iter().map(model).collect()
+}
+
+/// What a deployment lists itself.
+async fn ask(pipeline: &Arc<Pipeline>, at: usize, headers: &HeaderMap) -> Result<Vec<Map<String, Value>>> {
+    let now = pipeline.clock().now();
+    let (run, id) = CallId::fresh(None);
+    let call = Call {
+        id,
+        run,
+        run_named: false,
+        parent: None,
+        agent: None,
+        caller: Caller { tenant: None, credential: [0; 32] },
+        deadline: Deadline(Some(now.after(LIST_TIMEOUT))),
+        cache: CacheMode::No,
+        arrived: now,
+        request: RawRequest {
+            method: Method::GET,
+            path: Bytes::from_static(b"/v1/models"),
+            headers: headers.clone(),
+            body: Bytes::new(),
+            fields: Fields::default(),
+        },
+    };
+    let reply = pipeline.models().upstream(at).send(&call).await?;
+    let listed = match (reply.status, reply.body) {
+        (StatusCode::OK, Body::Whole(bytes)) => serde_json::from_slice::<Value>(&bytes).ok(),
+        _ => None,
+    };
+    let data = listed.as_ref().and_then(|list| list.get("data")?.as_array());
+    data.map(|data| data.iter().filter_map(|model| model.as_object().cloned()).collect()).ok_or_else(|| {
+        let name = pipeline.models().deployments()[at].target.name();
+        let message = format!("the upstream `{name}` gave no list of models (status {})", reply.status);
+        Error::new(ErrorKind::UpstreamBroken, Origin::Upstream, Retry::SameTarget, message)
+    })
+}

@@ -1,0 +1,178 @@
+//! What this crate measures.
+
+use std::sync::Arc;
+
+use ::http::HeaderValue;
+use paceline_core::CacheStatus;
+use paceline_telemetry::metrics::{Counter, Family, Gauge, Histogram, Labels, Registry};
+
+const MS: u64 = 1_000_000;
+
+/// From 1 ms to 10 min: whole calls, and the time to the first token.
+const CALL_BOUNDS_NS: [u64; 18] = [
+    MS, 2 * MS, 5 * MS, 10 * MS, 25 * MS, 50 * MS, 100 * MS, 250 * MS, 500 * MS, 1000 * MS,
+    2500 * MS, 5000 * MS, 10_000 * MS, 20_000 * MS, 40_000 * MS, 80_000 * MS, 160_000 * MS,
+    600_000 * MS,
+];
+
+/// From 1 ms to 10 s: between the events of a stream.
+const EVENT_BOUNDS_NS: [u64; 14] = [
+    MS, 2 * MS, 5 * MS, 10 * MS, 15 * MS, 20 * MS, 30 * MS, 50 * MS, 75 * MS, 100 * MS, 250 * MS,
+    500 * MS, 1000 * MS, 10_000 * MS,
+];
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// With an answer.
+    Answered,
+    /// Refused for the caller's fault.
+    Rejected,
+    /// With an error status of the upstream's.
+    UpstreamError,
+    /// With an error of ours, or because the upstream gave no answer.
+    Failed,
+    /// In the middle of its stream.
+    Broken,
+    /// The caller went away.
+    Cancelled,
+}
+
+impl Outcome {
+    const ALL: [(Self, &'static str); 6] = [
+        (Self::Answered, "answered"),
+        (Self::Rejected, "rejected"),
+        (Self::UpstreamError, "upstream_error"),
+        (Self::Failed, "failed"),
+        (Self::Broken, "broken"),
+        (Self::Cancelled, "cancelled"),
+    ];
+}
+
+/// The metrics of the gateway, shared by all cores.
+#[derive(Clone)]
+pub struct Metrics {
+    outcomes: [Counter; 6],
+    cache: [Counter; 4],
+    pub(crate) in_flight: Gauge,
+    connections: Gauge,
+    pub(crate) saved: UpstreamMetrics,
+    upstreams: Arc<[UpstreamMetrics]>,
+}
+
+/// The metrics of the answers of one deployment.
+#[derive(Clone)]
+pub(crate) struct UpstreamMetrics {
+    pub(crate) name: Arc<str>,
+    /// The name as a response header.
+    pub(crate) header: HeaderValue,
+    pub(crate) simulated: bool,
+    pub(crate) duration: Histogram,
+    pub(crate) first_token: Histogram,
+    pub(crate) between_events: Histogram,
+    pub(crate) input: Counter,
+    pub(crate) cached: Counter,
+    pub(crate) output: Counter,
+}
+
+impl Metrics {
+    /// Registers the metrics; `upstreams` are the deployments' names, and whether each is
+    /// simulated.
+    pub fn register(registry: &mut Registry, upstreams: &[(&str, bool)]) -> Self {
+        let requests = Family::<Labels, Counter>::default();
+        registry.register("paceline_requests", "Calls, by how they ended", requests.clone());
+        let cache = Family::<Labels, Counter>::default();
+        registry.register("paceline_cache_requests", "Answered calls, by where the answer came from", cache.clone());
+        let in_flight = Gauge::default();
+        registry.register("paceline_requests_in_flight", "Calls under way", in_flight.clone());
+        let connections = Gauge::default();
+        registry.register("paceline_client_connections", "Open client connections", connections.clone());
+        let calls = || Histogram::new(&CALL_BOUNDS_NS);
+        let duration = Family::new_with_constructor(calls as fn() -> Histogram);
+        registry.register(
+            "paceline_request_duration_seconds",
+            "From a call's arrival to the last byte of its answer, by what answered it",
+            duration.clone(),
+        );
+        let first = Family::new_with_constructor(calls as fn() -> Histogram);
+        registry.register(
+            "paceline_time_to_first_token_seconds",
+            "From a streamed call's arrival to the first events of its answer",
+            first.clone(),
+        );
+        let events = || Histogram::new(&EVENT_BOUNDS_NS);
+        let between = Family::new_with_constructor(events as fn() -> Histogram);
+        registry.register(
+            "paceline_inter_token_latency_seconds",
+            "Between the events of a stream; events that come together share their time",
+            between.clone(),
+        );
+        let tokens = Family::<Labels, Counter>::default();
+        registry.register(
+            "paceline_tokens",
+            "Tokens as upstreams report them; `input` includes `input_cached`, and upstream `kept` are those of kept answers",
+            tokens.clone(),
+        );
+        let upstream = |name: &str, simulated| {
+            let label: Labels = vec![("upstream", name.to_owned())];
+            let tokens_of = |kind: &str| {
+                let labels = [&label[..], &[("kind", kind.to_owned())]].concat();
+                tokens.get_or_create(&labels).clone()
+            };
+            UpstreamMetrics {
+                name: Arc::from(name),
+                header: HeaderValue::try_from(name).unwrap_or_else(|_| HeaderValue::from_static("?")),
+                simulated,
+                duration: duration.get_or_create(&label).clone(),
+                first_token: first.get_or_create(&label).clone(),
+                between_events: between.get_or_create(&label).clone(),
+                input: tokens_of("input"),
+                cached: tokens_of("input_cached"),
+                output: tokens_of("output"),
+            }
+        };
+        Self {
+            outcomes: Outcome::ALL.map(|(_, name)| {
+                requests.get_or_create(&vec![("outcome", name.to_owned())]).clone()
+            }),
+            cache: CACHE.map(|status| {
+                cache.get_or_create(&vec![("result", status.as_str().to_owned())]).clone()
+            }),
+            in_flight,
+            connections,
+            saved: upstream("kept", false),
+            upstreams: upstreams.iter().map(|(name, simulated)| upstream(name, *simulated)).collect(),
+        }
+    }
+
+    pub(crate) fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+
+    pub(crate) fn count_cache(&self, status: CacheStatus) {
+        if let Some(at) = CACHE.iter().position(|known| *known == status) {
+            self.cache[at].inc();
+        }
+    }
+
+    /// The metrics of a deployment, or of the kept answers.
+    pub(crate) fn upstream(&self, name: Option<&Arc<str>>) -> &UpstreamMetrics {
+        let find = |name: &Arc<str>| {
+            self.upstreams.iter().find(|upstream| *upstream.name == **name)
+        };
+        name.and_then(find).unwrap_or(&self.saved)
+    }
+
+    /// Open client connections.
+    pub fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// Calls that are under way now.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+}
+
+const CACHE: [CacheStatus; 4] =
+    [CacheStatus::Hit, CacheStatus::Joined, CacheStatus::Miss, CacheStatus::Bypass];

@@ -1,0 +1,144 @@
+//! The whole path of a call on one screen.
+
+use std::sync::Arc;
+
+use ::http::{HeaderMap, Method};
+use bytes::Bytes;
+use paceline_cache::{Flights, Key, Memory, Use};
+use paceline_core::{
+    Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result, Retry, RunId,
+};
+use paceline_upstream::Upstream;
+
+use crate::metrics::Metrics;
+use crate::stages::admit::{self, Admit};
+use crate::stages::record::{Answer, Recorder};
+use crate::stages::send::{Routes, Send};
+
+/// A request as a listener, or a replay, hands it in.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The method.
+    pub method: Method,
+    /// Path and query from `/v1` on.
+    pub path: Bytes,
+    /// The run that the path named (`/r/{run}/v1/…`).
+    pub run: Option<RunId>,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// When the head arrived.
+    pub arrived: Instant,
+}
+
+/// What all cores share.
+pub struct Shared {
+    /// Who may call.
+    pub admit: admit::Config,
+    /// Kept replies.
+    pub memory: Arc<Memory>,
+    /// Equal calls under way.
+    pub flights: Arc<Flights>,
+    /// Which deployments serve which model.
+    pub routes: Routes,
+    /// What is measured.
+    pub metrics: Metrics,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The parts of which a core's pipeline is made.
+pub struct Parts {
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// This core's way to each deployment, in the order of the routes.
+    pub upstreams: Vec<Arc<dyn Upstream>>,
+}
+
+/// The stages of the request path, as one core sees them.
+pub struct Pipeline {
+    recorder: Recorder,
+    admit: Admit,
+    memory: Arc<Memory>,
+    flights: Arc<Flights>,
+    send: Send,
+    clock: Clock,
+}
+
+impl Pipeline {
+    /// Puts the stages together.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { shared, upstreams } = parts;
+        Arc::new(Self {
+            recorder: Recorder::new(&shared),
+            admit: Admit::new(Arc::clone(&shared)),
+            memory: Arc::clone(&shared.memory),
+            flights: Arc::clone(&shared.flights),
+            clock: shared.clock.clone(),
+            send: Send::new(shared, upstreams),
+        })
+    }
+
+    /// Answers a request. Errors are answers too, in the caller's dialect.
+    ///
+    /// # Cancel safety
+    /// Dropping the future, or the answer's body, cancels the call and is recorded so.
+    pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Answer {
+        let record = self.recorder.open(incoming.arrived);
+        let call = match self.admit.admit(incoming) {
+            Ok(call) => Arc::new(call),
+            Err(error) => return record.refuse(&error),
+        };
+        let result = self.run(&call).await;
+        record.close(&call, result)
+    }
+
+    /// The time by which the pipeline goes.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Checks the key of a request that is no call, and takes it out of the headers.
+    pub(crate) fn check_key(&self, headers: &mut HeaderMap) -> Result<()> {
+        self.admit.tenant(headers).map(|_| ())
+    }
+
+    /// The models that clients can name, and whether any deployment takes calls.
+    pub fn models(&self) -> &Send {
+        &self.send
+    }
+
+    async fn run(self: &Arc<Self>, call: &Arc<Call>) -> Result<Reply> {
+        let may = Use::of(call);
+        if !may.share && !may.keep {
+            return self.send.send(call).await;
+        }
+        let key = Key::of(call);
+        if !may.share {
+            return Ok(self.memory.keep(call, key, self.send.send(call).await?));
+        }
+        if let Some(reply) = self.memory.peek(call, key) {
+            return Ok(reply);
+        }
+        if may.only {
+            return Err(not_kept());
+        }
+        let (this, leader) = (Arc::clone(self), Arc::clone(call));
+        self.flights.join(call, key, || Box::pin(this.answer(leader, key))).await
+    }
+
+    async fn answer(self: Arc<Self>, call: Arc<Call>, key: Key) -> Result<Reply> {
+        // An equal flight may have ended since the first look.
+        if let Some(reply) = self.memory.peek(&call, key) {
+            return Ok(reply);
+        }
+        let reply = self.send.send(&call).await?;
+        Ok(self.memory.keep(&call, key, reply))
+    }
+}
+
+fn not_kept() -> Error {
+    let message = "no kept answer, and `x-paceline-cache: only` allows no other";
+    Error::new(ErrorKind::NotCached, Origin::Client, Retry::Never, message)
+}

@@ -1,0 +1,260 @@
+//! Authentication, and the facts of a call: who, which run, which fields.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use bytes::Bytes;
+use paceline_core::{
+    CacheMode, Call, CallId, Caller, Deadline, Error, ErrorKind, Fields, Instant, Name, Origin,
+    RawRequest, Result, Retry, RunId,
+};
+use paceline_dialect::openai;
+use ring::digest::{SHA256, digest};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::pipeline::{Incoming, Shared};
+
+const RUN: HeaderName = HeaderName::from_static("x-paceline-run");
+const PARENT: HeaderName = HeaderName::from_static("x-paceline-parent");
+const AGENT: HeaderName = HeaderName::from_static("x-paceline-agent");
+const PRIORITY: HeaderName = HeaderName::from_static("x-paceline-priority");
+const DEADLINE: HeaderName = HeaderName::from_static("x-paceline-deadline-ms");
+const CACHE: HeaderName = HeaderName::from_static("x-paceline-cache");
+const BATCH: HeaderName = HeaderName::from_static("x-paceline-batch");
+const BUDGET: HeaderName = HeaderName::from_static("x-paceline-budget");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Headers that concern the connection to us, or us alone. `Accept-Encoding` is among
+/// them, because a compressed stream could neither be cut at its events nor kept.
+const NOT_FORWARDED: [HeaderName; 16] = [
+    HOST, CONTENT_LENGTH, ACCEPT_ENCODING, CONNECTION, KEEP_ALIVE, TRANSFER_ENCODING, TE, TRAILER,
+    UPGRADE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, PROXY_CONNECTION, PRIORITY, BATCH,
+    BUDGET,
+];
+
+/// Who may call.
+#[derive(Clone, Default)]
+pub struct Config {
+    /// The keys; when there are none, everybody may call, and the caller's own credential
+    /// goes on to the upstream.
+    pub keys: Vec<StaticKey>,
+}
+
+/// A key and the tenant that it stands for. Only the key's digest is held.
+#[derive(Clone)]
+pub struct StaticKey {
+    tenant: Arc<str>,
+    digest: [u8; 32],
+}
+
+impl StaticKey {
+    /// A key of a tenant.
+    pub fn new(tenant: impl Into<Arc<str>>, key: &str) -> Self {
+        Self { tenant: tenant.into(), digest: sha256(key.as_bytes()) }
+    }
+}
+
+/// The stage.
+pub(crate) struct Admit {
+    shared: Arc<Shared>,
+}
+
+impl Admit {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Checks the caller and reads the call's facts.
+    ///
+    /// # Errors
+    /// `Unauthorized`, or `InvalidRequest` with what is wrong and where.
+    pub(crate) fn admit(&self, incoming: Incoming) -> Result<Call> {
+        let Incoming { method, path, run, mut headers, body, arrived } = incoming;
+        let tenant = self.tenant(&mut headers)?;
+        let fields = openai::fields(&body)?;
+        let named = NamedRun::of(run, &mut headers, &body, &fields)?;
+        let cache = cache_mode(headers.remove(CACHE))?;
+        let deadline = deadline(headers.remove(DEADLINE), arrived)?;
+        strip(&mut headers);
+        let shares = fields.repeatable || !matches!(cache, CacheMode::Auto | CacheMode::No);
+        let credential = match headers.get(AUTHORIZATION) {
+            Some(value) if shares => sha256(value.as_bytes()),
+            _ => [0; 32],
+        };
+        let run_named = named.run.is_some();
+        let (run, id) = CallId::fresh(named.run);
+        Ok(Call {
+            id,
+            run,
+            run_named,
+            parent: named.parent,
+            agent: named.agent,
+            caller: Caller { tenant, credential },
+            deadline,
+            cache,
+            arrived,
+            request: RawRequest { method, path, headers, body, fields },
+        })
+    }
+
+    /// The tenant of the key, which is taken out so that it never goes upstream.
+    pub(crate) fn tenant(&self, headers: &mut HeaderMap) -> Result<Option<Arc<str>>> {
+        let keys = &self.shared.admit.keys;
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let given = headers.remove(AUTHORIZATION);
+        let Some(key) = given.as_ref().and_then(bearer) else {
+            return Err(unauthorized("no key; send it as `Authorization: Bearer KEY`"));
+        };
+        let digest = sha256(key);
+        // All keys are compared, and each in constant time.
+        let mut found = u32::MAX;
+        for (at, key) in (0..).zip(keys) {
+            let same: Choice = key.digest.ct_eq(&digest);
+            found = u32::conditional_select(&found, &at, same);
+        }
+        let tenant = usize::try_from(found).ok().and_then(|at| keys.get(at));
+        tenant
+            .map(|key| Some(Arc::clone(&key.tenant)))
+            .ok_or_else(|| unauthorized("the key is not known; check its spelling, or ask the operator"))
+    }
+}
+
+/// How the client placed its call.
+#[derive(Default)]
+struct NamedRun {
+    run: Option<RunId>,
+    parent: Option<Name>,
+    agent: Option<Name>,
+}
+
+impl NamedRun {
+    /// Headers come first, then the path, `metadata`, `baggage` and the trace.
+    fn of(run: Option<RunId>, headers: &mut HeaderMap, body: &Bytes, fields: &Fields) -> Result<Self> {
+        let mut named = Self {
+            run: name(headers.remove(RUN), "x-paceline-run")?.map(RunId).or(run),
+            parent: name(headers.remove(PARENT), "x-paceline-parent")?,
+            agent: name(headers.remove(AGENT), "x-paceline-agent")?,
+        };
+        if let Some(span) = fields.metadata {
+            let metadata = &body[span.range()];
+            let text = |field: &'static str| {
+                let text = openai::metadata_text(metadata, field);
+                text.map(|text| checked(text.into_owned().into(), field)).transpose()
+            };
+            named.fill(text("paceline_run")?, text("paceline_parent")?, text("paceline_agent")?);
+        }
+        if named.run.is_none()
+            && let Some(baggage) = headers.get(BAGGAGE)
+        {
+            let entry = |field: &str| baggage_entry(baggage, field);
+            named.fill(entry("paceline.run"), entry("paceline.parent"), entry("paceline.agent"));
+        }
+        if named.run.is_none()
+            && let Some((trace, span)) = headers.get(TRACEPARENT).and_then(trace)
+        {
+            named.fill(Some(trace), Some(span), None);
+        }
+        Ok(named)
+    }
+
+    fn fill(&mut self, run: Option<Name>, parent: Option<Name>, agent: Option<Name>) {
+        self.run = self.run.take().or_else(|| run.map(RunId));
+        self.parent = self.parent.take().or(parent);
+        self.agent = self.agent.take().or(agent);
+    }
+}
+
+fn name(value: Option<HeaderValue>, field: &'static str) -> Result<Option<Name>> {
+    value.map(|value| checked(Bytes::copy_from_slice(value.as_bytes()), field)).transpose()
+}
+
+fn checked(text: Bytes, field: &'static str) -> Result<Name> {
+    Name::new(text).map_err(|fault| {
+        Error::invalid(format!("`{field}` is no valid name: {fault}")).with_param(field)
+    })
+}
+
+/// The value of a W3C baggage entry; what is no valid name is passed over, since other
+/// systems write there as well.
+fn baggage_entry(baggage: &HeaderValue, field: &str) -> Option<Name> {
+    let entries = baggage.to_str().ok()?.split(',');
+    let mut pairs = entries.filter_map(|entry| entry.split(';').next()?.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| key.trim() == field)?;
+    Name::new(value.trim().to_owned()).ok()
+}
+
+/// The trace and span of a W3C `traceparent`, as a run and a parent.
+fn trace(value: &HeaderValue) -> Option<(Name, Name)> {
+    let mut parts = value.to_str().ok()?.split('-');
+    let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, len| {
+        text.len() == len
+            && text.bytes().all(|b| b.is_ascii_hexdigit())
+            && text.bytes().any(|b| b != b'0')
+    };
+    let valid = version.len() == 2 && hex(trace, 32) && hex(span, 16);
+    let name = |text: String| Name::new(text).ok();
+    valid.then(|| Some((name(format!("trace_{trace}"))?, name(format!("span_{span}"))?)))?
+}
+
+fn cache_mode(value: Option<HeaderValue>) -> Result<CacheMode> {
+    match value.as_ref().map(HeaderValue::as_bytes) {
+        None => Ok(CacheMode::Auto),
+        Some(b"yes") => Ok(CacheMode::Yes),
+        Some(b"no") => Ok(CacheMode::No),
+        Some(b"refresh") => Ok(CacheMode::Refresh),
+        Some(b"only") => Ok(CacheMode::Only),
+        Some(_) => {
+            let message = "`x-paceline-cache` must be one of yes, no, refresh, only";
+            Err(Error::invalid(message).with_param("x-paceline-cache"))
+        }
+    }
+}
+
+fn deadline(value: Option<HeaderValue>, arrived: Instant) -> Result<Deadline> {
+    let Some(value) = value else { return Ok(Deadline(None)) };
+    let ms = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|ms| *ms > 0);
+    let ms = ms.ok_or_else(|| {
+        Error::invalid("`x-paceline-deadline-ms` must be a whole number of milliseconds above 0")
+            .with_param("x-paceline-deadline-ms")
+    })?;
+    Ok(Deadline(Some(arrived.after(Duration::from_millis(ms)))))
+}
+
+/// Takes out what does not go upstream, and what `Connection` names.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    if let Some(connection) = headers.get(CONNECTION).cloned() {
+        let names = connection.to_str().unwrap_or_default().split(',');
+        for name in names.filter_map(|name| name.trim().parse::<HeaderName>().ok()) {
+            headers.remove(name);
+        }
+    }
+    for name in &NOT_FORWARDED {
+        headers.remove(name);
+    }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    sum
+}
+
+fn unauthorized(message: &'static str) -> Error {
+    Error::new(ErrorKind::Unauthorized, Origin::Client, Retry::Never, message)
+}

@@ -1,0 +1,6 @@
+//! The stages of the pipeline that live in this crate, one file each. The cache and the
+//! flights are `paceline-cache`.
+
+pub(crate) mod admit;
+pub(crate) mod record;
+pub(crate) mod send;

@@ -1,0 +1,54 @@
+//! The one table from a kind of error to an HTTP status, a type and a stable code.
+
+use ::http::StatusCode;
+use paceline_core::{Error, ErrorKind};
+use paceline_dialect::openai;
+
+/// HTTP status, OpenAI error `type`, stable `code`.
+pub(crate) const fn of(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
+    use ErrorKind as K;
+    use StatusCode as S;
+    const CLIENT: &str = "invalid_request_error";
+    const OURS: &str = "server_error";
+    const THEIRS: &str = "upstream_error";
+    match kind {
+        K::InvalidRequest => (S::BAD_REQUEST, CLIENT, "invalid_request"),
+        K::Unauthorized => (S::UNAUTHORIZED, CLIENT, "invalid_api_key"),
+        K::NotFound => (S::NOT_FOUND, CLIENT, "unknown_url"),
+        K::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, CLIENT, "method_not_allowed"),
+        K::BodyTooLarge => (S::PAYLOAD_TOO_LARGE, CLIENT, "body_too_large"),
+        K::HeadTooLarge => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, CLIENT, "head_too_large"),
+        K::RequestTimeout => (S::REQUEST_TIMEOUT, CLIENT, "request_timeout"),
+        K::ModelNotFound => (S::NOT_FOUND, CLIENT, "model_not_found"),
+        // As RFC 9111 has it for `only-if-cached`.
+        K::NotCached => (S::GATEWAY_TIMEOUT, CLIENT, "not_cached"),
+        K::NoHealthyTarget => (S::SERVICE_UNAVAILABLE, THEIRS, "no_healthy_upstream"),
+        K::Overloaded => (S::SERVICE_UNAVAILABLE, OURS, "overloaded"),
+        K::ShuttingDown => (S::SERVICE_UNAVAILABLE, OURS, "shutting_down"),
+        K::UpstreamConnect => (S::BAD_GATEWAY, THEIRS, "upstream_unreachable"),
+        K::UpstreamTimeout => (S::GATEWAY_TIMEOUT, THEIRS, "upstream_timeout"),
+        K::UpstreamBroken => (S::BAD_GATEWAY, THEIRS, "upstream_broken"),
+        K::DeadlineExceeded => (S::GATEWAY_TIMEOUT, CLIENT, "deadline_exceeded"),
+        K::ReaderTooSlow => (S::SERVICE_UNAVAILABLE, OURS, "reader_too_slow"),
+        K::Internal => (S::INTERNAL_SERVER_ERROR, OURS, "internal_error"),
+    }
+}
+
+/// Whether a client may expect another outcome a moment later.
+pub(crate) const fn retry_after_s(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Overloaded | ErrorKind::ShuttingDown | ErrorKind::NoHealthyTarget => Some("1"),
+        _ => None,
+    }
+}
+
+/// The error as a body in the OpenAI shape.
+pub(crate) fn body(error: &Error) -> String {
+    let (_, kind, code) = of(error.kind());
+    openai::error_body(error.message(), kind, error.param(), code)
+}
+
+/// The error as the last event of a stream: the OpenAI SDKs raise it.
+pub(crate) fn event(error: &Error) -> String {
+    format!("data: {}\n\n", body(error))
+}
