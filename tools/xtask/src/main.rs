@@ -1,0 +1,78 @@
+//! The commands of this repository: `cargo xtask --help`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod check;
+mod install;
+mod layers;
+mod phases;
+mod tidy;
+
+/// The commands of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Format, lints, layers, dependency policy, and the rules of the tree.
+    Check,
+    /// All tests, after `check`; installs what they need into .cache/ first.
+    Test,
+    /// Builds Paceline and shows its main job on a simulated engine.
+    Demo {
+        /// Options of `paceline demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Whether every import points down through the layers.
+    Layers,
+    /// Installs what the tests need into .cache/, and nothing else.
+    Install {
+        /// Also what the benchmarks need.
+        #[arg(long)]
+        benches: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let mut phases = phases::Phases::new();
+    match command {
+        Command::Check => {
+            install::cargo_deny(&mut phases)?;
+            check::all(&mut phases)?;
+        }
+        Command::Test => {
+            install::for_tests(&mut phases)?;
+            check::all(&mut phases)?;
+            check::tests(&mut phases)?;
+        }
+        Command::Demo { options } => return check::demo(&options),
+        Command::Layers => phases.run("layers", layers::check)?,
+        Command::Install { benches } => {
+            install::for_tests(&mut phases)?;
+            if benches {
+                install::for_benches(&mut phases)?;
+            }
+        }
+    }
+    phases.summary();
+    Ok(())
+}
