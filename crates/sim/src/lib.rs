@@ -10,6 +10,7 @@ mod local;
 mod metrics;
 mod render;
 mod scheduler;
+mod server;
 mod shape;
 mod text;
 
@@ -19,5 +20,6 @@ pub use fault::{FAULT_HEADER, FaultError};
 pub use local::Local;
 pub use metrics::Stats;
 pub use scheduler::Work;
+pub use server::Server;
 pub use shape::{BLOCK_TOKENS, Gpu, Load, Model, Shape, ShapeError, Timing};
 pub use text::{HEADER_BYTES, overhead_tokens};

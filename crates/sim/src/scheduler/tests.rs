@@ -206,13 +206,12 @@ fn nothing_leaks_under_random_load() {
         let limits = Limits { seqs, step_tokens: 48, blocks, prefix_cache: true };
         let mut bench = Bench::new(limits);
         let mut open = std::collections::HashMap::new();
-        let mut outlook: Option<Steady> = None;
         let mut ahead = 0;
         for ((prompt, output, family, shared, cancel), steps) in requests {
             let tag = bench.ids.len();
             bench.add(prompt, output, hashes(family, shared, tag as u64, 12));
             open.insert(tag, output);
-            outlook = None;
+            let mut outlook: Option<Steady> = None;
             for _ in 0..steps {
                 let load = bench.scheduler.plan(|_| {});
                 if let (Some(expected), Some(load)) = (&mut outlook, load) {
@@ -234,7 +233,6 @@ fn nothing_leaks_under_random_load() {
             }
             if cancel && open.remove(&tag).is_some() {
                 bench.scheduler.remove(bench.ids[tag]);
-                outlook = None;
                 audit(&bench.scheduler)?;
             }
         }
