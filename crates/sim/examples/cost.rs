@@ -130,7 +130,9 @@ fn make_up() -> Vec<Call> {
             at: Duration::from_millis(i * 300),
             input: 12_000,
             output: 343,
-            blocks: (0..24).map(|b| if b < 9 { i % 50 << 8 | b } else { i << 16 | b }).collect(),
+            blocks: (0..24)
+                .map(|b| if b < 9 { ((i % 50) << 8) | b } else { (i << 16) | b })
+                .collect(),
         })
         .collect()
 }

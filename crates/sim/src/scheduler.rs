@@ -172,6 +172,8 @@ impl Scheduler {
 
     /// Drops a request, wherever it is. Between steps only.
     pub(crate) fn remove(&mut self, id: SeqId) {
+        // The next request may get the same identifier.
+        self.blocked = None;
         self.running.retain(|other| *other != id);
         self.waiting.retain(|other| *other != id);
         let mut seq = self.seqs.remove(id);

@@ -368,3 +368,55 @@ fn what_cannot_fit_is_refused() {
         check(chat("hello", json!({})), 503, Value::Null).await;
     });
 }
+
+/// Many calls at once on small replicas, with all kinds of faults: the same seed gives the
+/// same bytes at the same times, another one does not, and nothing leaks.
+#[test]
+fn a_run_is_repeatable() {
+    let run = |seed: u64| {
+        let faults = vec![
+            "rate=60/s:150,concurrency=120,error500=0.03,stall=0.03:2s,cut=0.05:4".to_owned(),
+            "malformed=0.05,slow-first=every7:500ms,huge=0.01:100k".to_owned(),
+        ];
+        let kv_tokens = Some(8_000);
+        let config = Config { seed, faults, kv_tokens, stamps: true, ..Config::default() };
+        with_local(&config, |clock, local| async move {
+            let mut tasks = Vec::new();
+            for i in 0..300u32 {
+                clock.sleep(Duration::from_micros(u64::from(i * 7919 % 30_000))).await;
+                let text = format!("{} {i}", "shared ".repeat(40 * (i as usize % 50)));
+                let (local, clock) = (local.clone(), clock.clone());
+                tasks.push(paceline_telemetry::task::spawn("test", async move {
+                    let body = if i % 3 == 0 {
+                        chat(&text, json!({}))
+                    } else {
+                        streamed(&text, json!({}))
+                    };
+                    // Some callers lose their patience.
+                    let end = clock.now().after(Duration::from_millis(if i % 5 == 0 {
+                        900
+                    } else {
+                        90_000
+                    }));
+                    clock.timeout_at(end, ask(&local, body)).await
+                }));
+            }
+            let mut results = Vec::new();
+            for task in tasks {
+                results.push(task.await.unwrap());
+            }
+            clock.sleep(Duration::from_secs(5)).await;
+            let stats = local.engine().stats();
+            assert_eq!((stats.running, stats.waiting, stats.kv_blocks_used), (0, 0, 0));
+            assert_eq!(local.0.open.load(Ordering::Relaxed), 0);
+            assert!(stats.cancelled > 10 && stats.finished > 100 && stats.preemptions > 0, "{stats:?}");
+            (results, stats)
+        })
+    };
+    let first = run(1);
+    assert_eq!(first, run(1));
+    assert_ne!(first.1, run(2).1);
+    let statuses: std::collections::HashSet<u16> =
+        first.0.iter().flatten().map(|got| got.status).collect();
+    assert!([200, 429, 500].iter().all(|status| statuses.contains(status)), "{statuses:?}");
+}

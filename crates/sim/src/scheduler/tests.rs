@@ -166,6 +166,19 @@ fn the_head_of_the_queue_waits_for_blocks() {
 }
 
 #[test]
+fn a_newcomer_is_not_taken_for_one_that_was_removed() {
+    let mut bench = Bench::new(Limits { blocks: 6, ..LIMITS });
+    bench.add(60, 9, Box::default());
+    bench.add(40, 1, Box::default());
+    bench.check(&["A 0+60/4 | wait B| free 2 | load 60 0 0 3600 | out A"]);
+    bench.step();
+    bench.scheduler.remove(bench.ids[1]);
+    bench.add(5, 1, Box::default());
+    assert_eq!(bench.ids[1], bench.ids[2]);
+    bench.check(&["A 61+1/4 C 0+5/1 | wait | free 1 | load 6 1 62 25 | out AC."]);
+}
+
+#[test]
 fn a_prompt_larger_than_a_step_is_chunked_and_removable() {
     let mut bench = Bench::new(LIMITS);
     bench.add(200, 1, hashes(1, 12, 0, 12));
