@@ -43,9 +43,6 @@ pub struct Response {
     pub replica: Option<Arc<str>>,
     /// What the reply cache did, where there is one.
     pub cache: Option<CacheStatus>,
-    /// When the request began to leave, where the target opens connections of its own; the
-    /// client's lag counts from the intended time to here. `None`: when it was handed over.
-    pub sent: Option<Instant>,
     /// Server-sent events; pieces may end anywhere.
     pub body: Chunks,
 }

@@ -63,9 +63,10 @@ impl Shared {
             body,
         };
         self.wait_exactly(at).await;
-        let sent = self.clock.now();
+        // The lag is the client's own: connecting is the network's part, and in the latency.
+        self.collector.lock().sent(self.clock.now(), at);
         let limit = at.after(self.config.call_timeout);
-        let exchange = self.exchange(request, at, sent, &mut cost);
+        let exchange = self.exchange(request, at, &mut cost);
         let result = self.clock.timeout_at(limit, exchange).await;
         let result = result.unwrap_or_else(|| {
             let limit_s = self.config.call_timeout.as_secs();
@@ -98,13 +99,9 @@ impl Shared {
         &self,
         request: Request,
         at: Instant,
-        handed_over: Instant,
         cost: &mut CallCost,
     ) -> Result<Done, Failure> {
-        let response = self.target.send(request).await;
-        let sent = response.as_ref().ok().and_then(|response| response.sent);
-        self.collector.lock().sent(sent.unwrap_or(handed_over), at);
-        let mut response = response?;
+        let mut response = self.target.send(request).await?;
         if !(200..300).contains(&response.status) {
             return Err(refused(&mut response).await);
         }

@@ -99,7 +99,6 @@ impl Fake {
             replica: (cache == CacheStatus::Miss)
                 .then(|| format!("r{}", request.session % 2).into()),
             cache: Some(cache),
-            sent: None,
             body: Box::pin(body),
         })
     }

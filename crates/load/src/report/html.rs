@@ -1,0 +1,529 @@
+//! Comparisons as one page that needs nothing but itself: style and plots are inline.
+
+use std::fmt::Write as _;
+
+use super::compare::{Arm, Better, Comparison, Metric, Row, Verdict};
+use super::svg::{self, Curve, escape};
+use super::table::number;
+use super::{Latency, Report, Series};
+
+const STYLE: &str = include_str!("style.css");
+
+/// Points of a pooled distribution.
+const POOL_POINTS: usize = 180;
+
+/// Replicas of an arm whose queues are drawn.
+const REPLICAS_MAX: usize = 8;
+
+/// What heads the page.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The heading, in plain text.
+    pub title: String,
+    /// One or two sentences below it, in plain text: what was run and why.
+    pub lead: String,
+    /// The version of the program, for the footer.
+    pub version: String,
+}
+
+/// Writes the page: for each comparison its verdicts, its table and its plots.
+pub fn page(page: &Page, comparisons: &[Comparison]) -> String {
+    let mut out = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <title>{0}</title><style>{STYLE}</style></head><body><header>\
+         <p class=\"brand\">Paceline</p><h1>{0}</h1><p class=\"lead\">{1}</p></header><main>",
+        escape(&page.title),
+        escape(&page.lead)
+    );
+    for comparison in comparisons {
+        section(&mut out, comparison);
+    }
+    out.push_str("</main>");
+    footer(&mut out, page, comparisons);
+    out.push_str("</body></html>\n");
+    out
+}
+
+fn section(out: &mut String, comparison: &Comparison) {
+    let Some(first) = comparison.arms.first().and_then(|arm| arm.reports.first()) else { return };
+    let _ = write!(
+        out,
+        "<section><h2>{}</h2><p class=\"about\">{}</p>",
+        escape(&comparison.title),
+        escape(&about(comparison, first))
+    );
+    alerts(out, comparison);
+    tiles(out, comparison);
+    table(out, comparison);
+    let classes = classes(&comparison.arms);
+    let seeds = if first_reports(comparison).count() == 0 || comparison.seeds().count() == 1 {
+        "One seed.".to_owned()
+    } else {
+        "All seeds together.".to_owned()
+    };
+    out.push_str("<div class=\"plots\">");
+    type Of = fn(&Report) -> &Latency;
+    let plots: [(&str, Of, f64); 4] = [
+        ("Time to first token", |r| &r.ttft_ms, 1e-3),
+        ("End to end, from send to last token", |r| &r.end_to_end_ms, 1e-3),
+        ("Between two tokens of an answer", |r| &r.inter_token_ms, 1e-3),
+        ("Completion of a run", |r| &r.runs.completion_s, 1.0),
+    ];
+    for (title, of, unit_s) in plots {
+        // A run of open arrivals is one call, which the second plot shows.
+        if unit_s == 1.0 && first.load.active.is_none() {
+            continue;
+        }
+        let curves = pooled(comparison, &classes, of);
+        if curves.iter().all(|curve| curve.pieces.iter().all(Vec::is_empty)) {
+            continue;
+        }
+        let note = format!("Share of samples at or below a value; left is faster. {seeds}");
+        let plot = svg::distributions(&curves, title, unit_s);
+        figure(out, title, &note, &legend(&comparison.arms, &classes), &plot);
+    }
+    let curves: Vec<_> = first_reports(comparison)
+        .zip(&classes)
+        .map(|((arm, report), class)| {
+            curve(&arm.name, class, &report.prefix_hit_over_time, |s| &s.mean)
+        })
+        .collect();
+    if curves.iter().any(|curve| !curve.pieces.is_empty()) {
+        let note = format!(
+            "Share of prompt tokens that the engines had in their prefix caches, by the time of \
+             the send. Seed {}.",
+            first.load.seed
+        );
+        let plot = svg::shares_over_time(&curves, "Time since the start");
+        figure(out, "Prefix-hit ratio", &note, &legend(&comparison.arms, &classes), &plot);
+    }
+    out.push_str("</div>");
+    queues(out, comparison, &classes);
+    out.push_str("</section>");
+}
+
+/// What was replayed, in a sentence or two.
+fn about(comparison: &Comparison, first: &Report) -> String {
+    let load = &first.load;
+    let mut text = match (load.active, load.rate) {
+        (Some(active), _) => format!(
+            "{} sessions with {} calls, {active} active at once: an agent waits for its answer, \
+             thinks as long as recorded (at most {}), and goes on.",
+            load.sessions,
+            first.calls.planned,
+            svg::duration(load.think_max_s)
+        ),
+        (_, rate) => format!(
+            "{} calls that arrive as recorded, {} times as fast, whatever the state of the servers.",
+            first.calls.planned,
+            rate.unwrap_or(1.0)
+        ),
+    };
+    for (name, value) in &first.meta.facts {
+        let _ = write!(text, " {name}: {value}.");
+    }
+    let seeds: Vec<_> = comparison.seeds().map(|seed| seed.to_string()).collect();
+    let plural = if seeds.len() == 1 { "Seed" } else { "Seeds" };
+    let _ = write!(text, " {plural} {}, equal for all.", seeds.join(", "));
+    text
+}
+
+fn alerts(out: &mut String, comparison: &Comparison) {
+    for arm in &comparison.arms {
+        for report in &arm.reports {
+            for reason in &report.invalid {
+                let _ = write!(
+                    out,
+                    "<p class=\"alert\"><b>Invalid:</b> {}, seed {}: {}. Do not use its figures.</p>",
+                    escape(&arm.name),
+                    report.load.seed,
+                    escape(reason)
+                );
+            }
+        }
+    }
+}
+
+/// The few figures that a reader takes away.
+fn tiles(out: &mut String, comparison: &Comparison) {
+    let Some(index) = comparison.arms.iter().position(|arm| !arm.baseline) else { return };
+    let chosen =
+        [Metric::TtftP50, Metric::TtftP95, Metric::RunMean, Metric::EndToEndP95, Metric::PrefixHit];
+    let tiles: Vec<_> = chosen
+        .into_iter()
+        .filter_map(|metric| tile(comparison, comparison.row(metric)?, index))
+        .take(4)
+        .collect();
+    if !tiles.is_empty() {
+        let _ = write!(out, "<div class=\"tiles\">{}</div>", tiles.concat());
+    }
+}
+
+fn tile(comparison: &Comparison, row: &Row, index: usize) -> Option<String> {
+    let about = row.metric.about();
+    let (ratio, baseline) = (row.ratios[index]?, row.better_baseline?);
+    let with_unit = |value: f64| match about.unit {
+        "ms" => svg::duration(value / 1e3),
+        "s" => svg::duration(value),
+        _ => number(row.metric, value),
+    };
+    let interval = ratio.interval.map_or("one seed, so no interval".to_owned(), |interval| {
+        format!("95 % interval {} to {}", change(interval.low), change(interval.high))
+    });
+    Some(format!(
+        "<div class=\"tile {}\"><div class=\"what\">{}</div><div class=\"big\">{}</div>\
+         <div class=\"how\">{} instead of {} with {}<br>{interval}</div></div>",
+        class_of(ratio.verdict),
+        escape(&heading(row.metric)),
+        change(ratio.ratio),
+        with_unit(row.means[index]?),
+        with_unit(row.means[baseline]?),
+        escape(&comparison.arms[baseline].name),
+    ))
+}
+
+fn heading(metric: Metric) -> String {
+    let about = metric.about();
+    match metric {
+        Metric::PrefixHit => "Prefix-hit ratio".to_owned(),
+        _ => format!("{}, {}", about.group, about.name),
+    }
+}
+
+/// A ratio as a change: `−37 %`, `+12 %`, or `×3.1` where it is large.
+fn change(ratio: f64) -> String {
+    let percent = (ratio - 1.0) * 100.0;
+    if ratio >= 2.0 {
+        format!("×{ratio:.1}")
+    } else if percent.abs() < 0.05 {
+        "±0 %".to_owned()
+    } else {
+        let decimals = usize::from(percent.abs() < 9.95 || ratio < 0.1);
+        let sign = if percent < 0.0 { "−" } else { "+" };
+        format!("{sign}{:.decimals$} %", percent.abs())
+    }
+}
+
+const fn class_of(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Better => "better",
+        Verdict::Worse => "worse",
+        Verdict::Open => "open",
+    }
+}
+
+fn table(out: &mut String, comparison: &Comparison) {
+    let compared = comparison.arms.iter().any(|arm| arm.baseline);
+    let ours: Vec<_> = comparison.arms.iter().map(|arm| compared && !arm.baseline).collect();
+    out.push_str("<div class=\"scroll card\"><table><thead><tr><th></th>");
+    for arm in &comparison.arms {
+        let _ = write!(out, "<th>{}</th>", escape(&arm.name));
+    }
+    for (arm, _) in comparison.arms.iter().zip(&ours).filter(|(_, ours)| **ours) {
+        let _ = write!(
+            out,
+            "<th class=\"left\" colspan=\"2\">{} / better baseline\
+             <span class=\"sub\">geometric mean over seeds, 95 % interval</span></th>",
+            escape(&arm.name)
+        );
+    }
+    out.push_str("</tr></thead><tbody>");
+    let reach = reach(&comparison.rows);
+    let columns = 1 + ours.len() + 2 * ours.iter().filter(|ours| **ours).count();
+    let mut group = "";
+    for row in &comparison.rows {
+        let about = row.metric.about();
+        if about.group != group {
+            group = about.group;
+            let _ = write!(
+                out,
+                "<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{columns}\">{group}</th></tr>"
+            );
+        }
+        let unit = match about.unit {
+            "" => String::new(),
+            unit => format!(" <span class=\"unit\">{unit}</span>"),
+        };
+        let _ = write!(out, "<tr><th scope=\"row\">{}{unit}</th>", about.name);
+        for (index, mean) in row.means.iter().enumerate() {
+            let class = match (ours[index], row.better_baseline == Some(index)) {
+                (true, _) => " class=\"ours\"",
+                (_, true) if comparison.arms.len() > 2 => " class=\"best\"",
+                _ => "",
+            };
+            let mut text = mean.map_or("–".to_owned(), |mean| number(row.metric, mean));
+            if let (Some(i), false) = (row.intervals[index], compared) {
+                let (low, high) = (number(row.metric, i.low), number(row.metric, i.high));
+                let _ = write!(text, " <span class=\"unit\">{low} to {high}</span>");
+            }
+            let _ = write!(out, "<td{class}>{text}</td>");
+        }
+        for index in (0..ours.len()).filter(|index| ours[*index]) {
+            ratio_cells(out, row, index, reach);
+        }
+        out.push_str("</tr>");
+    }
+    out.push_str("</tbody></table></div>");
+}
+
+fn ratio_cells(out: &mut String, row: &Row, index: usize, reach: f64) {
+    let Some(ratio) = row.ratios[index] else {
+        let none = if row.metric.about().better.is_some() { "–" } else { "" };
+        let _ = write!(out, "<td class=\"left\">{none}</td><td></td>");
+        return;
+    };
+    let class = class_of(ratio.verdict);
+    let ends = ratio.interval.map(|interval| (interval.low, interval.high));
+    let interval = ends.map_or(String::new(), |(low, high)| {
+        format!(" <span class=\"ci\">{low:.2} to {high:.2}</span>")
+    });
+    let better = match row.metric.about().better {
+        Some(Better::Lower) => "lower is better",
+        _ => "higher is better",
+    };
+    let _ = write!(
+        out,
+        "<td class=\"left {class}\" title=\"{better}\">{:.2}{interval}</td><td class=\"left\">{}</td>",
+        ratio.ratio,
+        svg::whisker(ratio.ratio, ends, reach, class)
+    );
+}
+
+/// How far the axis of all ratios goes to both sides of 1: far enough for all of them, but
+/// at most to 10, since one wild interval would flatten the others.
+fn reach(rows: &[Row]) -> f64 {
+    let far = rows
+        .iter()
+        .flat_map(|row| row.ratios.iter().flatten())
+        .flat_map(|ratio| {
+            let ends = ratio.interval.map_or([ratio.ratio; 2], |i| [i.low, i.high]);
+            [ratio.ratio, ends[0], ends[1]]
+        })
+        .fold(1.0f64, |far, value| far.max(value).max(1.0 / value.max(1e-9)));
+    (far * 1.1).clamp(1.25, 10.0)
+}
+
+/// A class for each arm, which gives it its colour: the first that is no baseline has the
+/// strongest, and each arm the same in all plots.
+fn classes(arms: &[Arm]) -> Vec<String> {
+    let compared = arms.iter().any(|arm| arm.baseline);
+    let (mut ours, mut theirs) = (0, usize::from(arms.iter().any(|arm| !arm.baseline)));
+    let mut next_of_ours = arms.iter().filter(|arm| arm.baseline).count();
+    arms.iter()
+        .map(|arm| {
+            let colour = if compared && arm.baseline {
+                theirs += 1;
+                theirs - 1
+            } else if ours == 0 {
+                ours = 1;
+                0
+            } else {
+                next_of_ours += 1;
+                next_of_ours
+            };
+            format!("arm-{}", colour % Comparison::ARMS_MAX)
+        })
+        .collect()
+}
+
+fn swatch(class: &str) -> String {
+    format!(
+        "<svg viewBox=\"0 0 26 8\" aria-hidden=\"true\"><path class=\"line {class}\" d=\"M2 4L24 4\"/></svg>"
+    )
+}
+
+fn legend(arms: &[Arm], classes: &[String]) -> String {
+    let mut out = "<ul class=\"legend\">".to_owned();
+    for (arm, class) in arms.iter().zip(classes) {
+        let _ = write!(out, "<li>{}{}</li>", swatch(class), escape(&arm.name));
+    }
+    out + "</ul>"
+}
+
+fn figure(out: &mut String, title: &str, note: &str, legend: &str, plot: &str) {
+    let _ = write!(
+        out,
+        "<figure class=\"card\"><figcaption><h3>{}</h3><p class=\"note\">{}</p></figcaption>\
+         {legend}{plot}</figure>",
+        escape(title),
+        escape(note)
+    );
+}
+
+/// The distribution over the samples of all seeds: at each value the mean of their shares.
+fn pooled<'a>(
+    comparison: &'a Comparison,
+    classes: &[String],
+    of: fn(&Report) -> &Latency,
+) -> Vec<Curve<'a>> {
+    comparison
+        .arms
+        .iter()
+        .zip(classes)
+        .map(|(arm, class)| {
+            let seeds: Vec<_> = arm
+                .reports
+                .iter()
+                .map(|report| &of(report).cdf)
+                .filter(|c| !c.is_empty())
+                .collect();
+            let points = || seeds.iter().flat_map(|cdf| cdf.iter()).map(|point| point[0]);
+            let high = points().fold(0.0, f64::max);
+            let low = points().filter(|value| *value > 0.0).fold(high, f64::min).max(high / 1e6);
+            let mut line = Vec::new();
+            if high > 0.0 {
+                let steps = POOL_POINTS as f64;
+                line.extend((0..=POOL_POINTS).map(|step| {
+                    let value = low * (high / low).powf(step as f64 / steps);
+                    let shares = seeds.iter().map(|cdf| share_at(cdf, value * (1.0 + 1e-9)));
+                    [value, shares.sum::<f64>() / seeds.len() as f64]
+                }));
+                line.insert(0, [low, 0.0]);
+            }
+            Curve { name: &arm.name, class: class.clone(), pieces: vec![line] }
+        })
+        .collect()
+}
+
+/// The share at or below a value, between two known points on the straight line.
+fn share_at(cdf: &[[f64; 2]], value: f64) -> f64 {
+    let after = cdf.partition_point(|point| point[0] <= value);
+    match (after.checked_sub(1).map(|index| cdf[index]), cdf.get(after)) {
+        (None, _) => 0.0,
+        (Some(before), None) => before[1],
+        (Some(before), Some(next)) => {
+            let way = (value - before[0]) / (next[0] - before[0]);
+            before[1] + way * (next[1] - before[1])
+        }
+    }
+}
+
+fn first_reports(comparison: &Comparison) -> impl Iterator<Item = (&Arm, &Report)> {
+    comparison.arms.iter().filter_map(|arm| Some((arm, arm.reports.first()?)))
+}
+
+/// A series as pieces between the times at which nothing was seen.
+fn curve<'a>(
+    name: &'a str,
+    class: &str,
+    series: &Series,
+    values: fn(&Series) -> &Vec<Option<f64>>,
+) -> Curve<'a> {
+    let mut pieces: Vec<Vec<[f64; 2]>> = Vec::new();
+    let mut gap = true;
+    for (index, value) in values(series).iter().enumerate() {
+        let Some(value) = value else {
+            gap = true;
+            continue;
+        };
+        if gap {
+            pieces.push(Vec::new());
+        }
+        gap = false;
+        if let Some(piece) = pieces.last_mut() {
+            piece.push([(index as f64 + 0.5) * series.step_s, *value]);
+        }
+    }
+    Curve { name, class: class.to_owned(), pieces }
+}
+
+fn queues(out: &mut String, comparison: &Comparison, classes: &[String]) {
+    let replicas =
+        || first_reports(comparison).flat_map(|(_, report)| &report.replicas).map(|r| &r.waiting);
+    let level_max = replicas().flat_map(|s| s.mean.iter().flatten()).fold(0.0f64, |m, v| m.max(*v));
+    let end = replicas().fold(0.0f64, |m, s| m.max(s.step_s * s.mean.len() as f64));
+    if end == 0.0 {
+        return;
+    }
+    let (level_max, seed) = (round_up(level_max), comparison.seeds().next().unwrap_or_default());
+    let _ = write!(
+        out,
+        "<div class=\"queues card\"><h3>Queue depth per replica</h3><p class=\"about\">Calls that \
+         wait for a replica, over time; all on one scale. Seed {seed}.</p>"
+    );
+    for ((arm, report), class) in first_reports(comparison).zip(classes) {
+        let _ = write!(
+            out,
+            "<p class=\"who\">{}{}</p><div class=\"row\">",
+            swatch(class),
+            escape(&arm.name)
+        );
+        for replica in report.replicas.iter().take(REPLICAS_MAX) {
+            let line = curve(&replica.name, class, &replica.waiting, |s| &s.mean);
+            let most = replica.waiting.max.iter().flatten().fold(0.0f64, |m, v| m.max(*v));
+            let _ = write!(
+                out,
+                "<div>{}: {} calls, at most {most:.0} waiting{}</div>",
+                escape(&replica.name),
+                number(Metric::CallsCompleted, replica.calls as f64),
+                svg::small_area(&line, end, level_max)
+            );
+        }
+        out.push_str("</div>");
+        if report.replicas.len() > REPLICAS_MAX {
+            let more = report.replicas.len() - REPLICAS_MAX;
+            let _ = write!(out, "<p class=\"about\">{more} more replicas are not drawn.</p>");
+        }
+    }
+    out.push_str("</div>");
+}
+
+/// The next round number: 1, 2 or 5 times a power of ten; at least 1.
+fn round_up(value: f64) -> f64 {
+    let value = value.max(1.0);
+    let decade = 10f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|step| step * decade)
+        .into_iter()
+        .find(|v| *v >= value)
+        .unwrap_or(value)
+}
+
+fn footer(out: &mut String, page: &Page, comparisons: &[Comparison]) {
+    let reports = || comparisons.iter().flat_map(|c| c.arms.iter().flat_map(|arm| &arm.reports));
+    let (simulated, all) = (reports().filter(|r| r.meta.simulated).count(), reports().count());
+    out.push_str("<footer>");
+    if simulated > 0 {
+        let which = if simulated == all { "" } else { " in some of the replays" };
+        let _ = write!(
+            out,
+            "<p>The engines are simulated{which}: their step times, batching, prefix caches and queues \
+             are models of published measurements, and time is virtual. The calls, their \
+             lengths and their shared prefixes are recorded ones; the text is made up.</p>"
+        );
+    }
+    out.push_str(
+        "<p>Latencies count from the time at which a call was to be sent, and hold completed \
+         calls only. A ratio is the geometric mean over seeds of one arm over the baseline with \
+         the better mean, metric by metric, with a two-sided 95 % t interval over pairs of equal \
+         seeds; green and red mark intervals that do not hold 1. Many ratios are shown, and of \
+         twenty without any difference one would be marked.</p><dl>",
+    );
+    let mut commands: Vec<&str> = reports().map(|r| r.meta.command.as_str()).collect();
+    commands.dedup();
+    commands.retain(|command| !command.is_empty());
+    for command in commands.iter().take(12) {
+        let _ = write!(out, "<dt>Command</dt><dd><code>{}</code></dd>", escape(command));
+    }
+    let mut traces: Vec<_> = reports().map(|r| &r.trace).collect();
+    traces.dedup();
+    for trace in traces {
+        let left = trace.left_out;
+        let _ = write!(
+            out,
+            "<dt>Trace</dt><dd>{}, sha256 <code>{}</code>; left out since they do not fit: {} \
+             sessions with {} calls; cut short: {} sessions by {} calls</dd>",
+            escape(&trace.name),
+            trace.sha256,
+            left.sessions,
+            left.calls,
+            left.sessions_cut,
+            left.calls_cut
+        );
+    }
+    if !page.version.is_empty() {
+        let _ = write!(out, "<dt>Made by</dt><dd>Paceline {}</dd>", escape(&page.version));
+    }
+    out.push_str("</dl></footer>");
+}
