@@ -130,7 +130,10 @@ impl Core {
                 }
                 // Idle until the next message.
                 (None, Some((at, _))) => self.edge = *at,
-                (None, None) => break,
+                (None, None) => {
+                    debug_assert_eq!(self.scheduler.waiting(), 0, "alone, every request fits");
+                    break;
+                }
             }
         }
         if now >= self.flush_at {

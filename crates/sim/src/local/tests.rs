@@ -409,7 +409,10 @@ fn a_run_is_repeatable() {
             let stats = local.engine().stats();
             assert_eq!((stats.running, stats.waiting, stats.kv_blocks_used), (0, 0, 0));
             assert_eq!(local.0.open.load(Ordering::Relaxed), 0);
-            assert!(stats.cancelled > 10 && stats.finished > 100 && stats.preemptions > 0, "{stats:?}");
+            assert!(
+                stats.cancelled > 10 && stats.finished > 100 && stats.preemptions > 0,
+                "{stats:?}"
+            );
             (results, stats)
         })
     };
