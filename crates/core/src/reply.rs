@@ -21,7 +21,7 @@ pub struct Reply {
     pub body: Body,
     /// Where the answer came from.
     pub cache: CacheStatus,
-    /// The deployment that answered; `None` for a kept answer.
+    /// The deployment that answered, as the route names it; `None` for a kept answer.
     pub deployment: Option<Arc<str>>,
 }
 

@@ -10,15 +10,42 @@ const MS: u64 = 1_000_000;
 
 /// From 1 ms to 10 min: whole calls, and the time to the first token.
 const CALL_BOUNDS_NS: [u64; 18] = [
-    MS, 2 * MS, 5 * MS, 10 * MS, 25 * MS, 50 * MS, 100 * MS, 250 * MS, 500 * MS, 1000 * MS,
-    2500 * MS, 5000 * MS, 10_000 * MS, 20_000 * MS, 40_000 * MS, 80_000 * MS, 160_000 * MS,
+    MS,
+    2 * MS,
+    5 * MS,
+    10 * MS,
+    25 * MS,
+    50 * MS,
+    100 * MS,
+    250 * MS,
+    500 * MS,
+    1000 * MS,
+    2500 * MS,
+    5000 * MS,
+    10_000 * MS,
+    20_000 * MS,
+    40_000 * MS,
+    80_000 * MS,
+    160_000 * MS,
     600_000 * MS,
 ];
 
 /// From 1 ms to 10 s: between the events of a stream.
 const EVENT_BOUNDS_NS: [u64; 14] = [
-    MS, 2 * MS, 5 * MS, 10 * MS, 15 * MS, 20 * MS, 30 * MS, 50 * MS, 75 * MS, 100 * MS, 250 * MS,
-    500 * MS, 1000 * MS, 10_000 * MS,
+    MS,
+    2 * MS,
+    5 * MS,
+    10 * MS,
+    15 * MS,
+    20 * MS,
+    30 * MS,
+    50 * MS,
+    75 * MS,
+    100 * MS,
+    250 * MS,
+    500 * MS,
+    1000 * MS,
+    10_000 * MS,
 ];
 
 /// How a call ended.
@@ -82,11 +109,19 @@ impl Metrics {
         let requests = Family::<Labels, Counter>::default();
         registry.register("paceline_requests", "Calls, by how they ended", requests.clone());
         let cache = Family::<Labels, Counter>::default();
-        registry.register("paceline_cache_requests", "Answered calls, by where the answer came from", cache.clone());
+        registry.register(
+            "paceline_cache_requests",
+            "Answered calls, by where the answer came from",
+            cache.clone(),
+        );
         let in_flight = Gauge::default();
         registry.register("paceline_requests_in_flight", "Calls under way", in_flight.clone());
         let connections = Gauge::default();
-        registry.register("paceline_client_connections", "Open client connections", connections.clone());
+        registry.register(
+            "paceline_client_connections",
+            "Open client connections",
+            connections.clone(),
+        );
         let calls = || Histogram::new(&CALL_BOUNDS_NS);
         let duration = Family::new_with_constructor(calls as fn() -> Histogram);
         registry.register(
@@ -121,7 +156,8 @@ impl Metrics {
             };
             UpstreamMetrics {
                 name: Arc::from(name),
-                header: HeaderValue::try_from(name).unwrap_or_else(|_| HeaderValue::from_static("?")),
+                header: HeaderValue::try_from(name)
+                    .unwrap_or_else(|_| HeaderValue::from_static("?")),
                 simulated,
                 duration: duration.get_or_create(&label).clone(),
                 first_token: first.get_or_create(&label).clone(),
@@ -141,7 +177,10 @@ impl Metrics {
             in_flight,
             connections,
             saved: upstream("kept", false),
-            upstreams: upstreams.iter().map(|(name, simulated)| upstream(name, *simulated)).collect(),
+            upstreams: upstreams
+                .iter()
+                .map(|(name, simulated)| upstream(name, *simulated))
+                .collect(),
         }
     }
 
@@ -157,9 +196,8 @@ impl Metrics {
 
     /// The metrics of a deployment, or of the kept answers.
     pub(crate) fn upstream(&self, name: Option<&Arc<str>>) -> &UpstreamMetrics {
-        let find = |name: &Arc<str>| {
-            self.upstreams.iter().find(|upstream| *upstream.name == **name)
-        };
+        let find =
+            |name: &Arc<str>| self.upstreams.iter().find(|upstream| *upstream.name == **name);
         name.and_then(find).unwrap_or(&self.saved)
     }
 

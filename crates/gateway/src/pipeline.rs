@@ -5,9 +5,7 @@ use std::sync::Arc;
 use ::http::{HeaderMap, Method};
 use bytes::Bytes;
 use paceline_cache::{Flights, Key, Memory, Use};
-use paceline_core::{
-    Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result, Retry, RunId,
-};
+use paceline_core::{Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result, Retry, RunId};
 use paceline_upstream::Upstream;
 
 use crate::metrics::Metrics;

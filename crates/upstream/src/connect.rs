@@ -55,6 +55,13 @@ pub fn tls(ca: &[Vec<u8>], http2: Http2) -> Result<Arc<ClientConfig>, TlsError> 
     Ok(Arc::new(config))
 }
 
+/// The certificates of a PEM text, as DER; what is no certificate is passed over.
+pub fn certificates(pem: &[u8]) -> Vec<Vec<u8>> {
+    use rustls::pki_types::pem::PemObject;
+    let found = rustls::pki_types::CertificateDer::pem_slice_iter(pem);
+    found.filter_map(Result::ok).map(|certificate| certificate.as_ref().to_vec()).collect()
+}
+
 /// Opens a connection; whether the server chose HTTP/2.
 pub(crate) async fn open(url: &Url, tls: Option<&Arc<ClientConfig>>) -> io::Result<(Io, bool)> {
     let host = url.host.trim_start_matches('[').trim_end_matches(']');

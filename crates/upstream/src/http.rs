@@ -292,7 +292,7 @@ impl Http {
             headers: parts.headers,
             body,
             cache: CacheStatus::default(),
-            deployment: Some(Arc::clone(&self.config.name)),
+            deployment: None,
         })
     }
 

@@ -14,7 +14,8 @@ mod pool;
 mod upstream;
 
 pub use config::{Config, Http2, Secret, Timeouts, Url, UrlError};
-pub use connect::{TlsError, tls};
+pub use connect::{TlsError, certificates, tls};
 pub use http::Http;
 pub use metrics::Metrics;
+pub use rustls::ClientConfig as TlsConfig;
 pub use upstream::Upstream;

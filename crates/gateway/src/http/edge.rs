@@ -50,7 +50,12 @@ pub struct Edge {
 
 impl Edge {
     /// Puts a pipeline behind the endpoints.
-    pub fn new(pipeline: Arc<Pipeline>, registry: Arc<Registry>, config: EdgeConfig, stop: Stop) -> Arc<Self> {
+    pub fn new(
+        pipeline: Arc<Pipeline>,
+        registry: Arc<Registry>,
+        config: EdgeConfig,
+        stop: Stop,
+    ) -> Arc<Self> {
         Arc::new(Self { pipeline, registry, config, stop })
     }
 
@@ -68,7 +73,9 @@ impl Edge {
             Err(error) => error_answer(&error),
         };
         let Answer { status, mut headers, body } = answer;
-        if http1 && (status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT) {
+        if http1
+            && (status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT)
+        {
             // The rest of the body is not read, so the connection ends here.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -90,8 +97,14 @@ impl Edge {
                     None => path,
                     Some(query) => Bytes::from(format!("/v1/chat/completions?{query}")),
                 };
-                let incoming =
-                    Incoming { method: head.method, path, run, headers: head.headers, body, arrived };
+                let incoming = Incoming {
+                    method: head.method,
+                    path,
+                    run,
+                    headers: head.headers,
+                    body,
+                    arrived,
+                };
                 Ok(self.pipeline.handle(incoming).await)
             }
             (b"/v1/chat/completions", _) => Ok(not_allowed("POST")),
@@ -163,7 +176,11 @@ impl Edge {
                 continue;
             }
             if let Some(first) = first.take() {
-                rest.reserve(declared.unwrap_or(0).clamp(have + data.len(), BODY_ROOM_MAX.max(have + data.len())));
+                rest.reserve(
+                    declared
+                        .unwrap_or(0)
+                        .clamp(have + data.len(), BODY_ROOM_MAX.max(have + data.len())),
+                );
                 rest.extend_from_slice(&first);
             }
             rest.extend_from_slice(&data);

@@ -5,4 +5,4 @@ mod listen;
 mod models;
 
 pub use edge::{Edge, EdgeConfig};
-pub use listen::{Listener, ListenError, Stop, Stopper, bind, serve};
+pub use listen::{ListenError, Listener, Stop, Stopper, bind, serve};

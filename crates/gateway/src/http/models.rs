@@ -31,7 +31,9 @@ pub(crate) async fn list(pipeline: &Arc<Pipeline>, headers: HeaderMap) -> Result
 pub(crate) async fn get(pipeline: &Arc<Pipeline>, headers: HeaderMap, id: &str) -> Result<Answer> {
     let data = collect(pipeline, headers).await?;
     match data.into_iter().find(|model| model.get("id").is_some_and(|found| found == id)) {
-        Some(model) => Ok(answer(StatusCode::OK, "application/json", Value::Object(model).to_string())),
+        Some(model) => {
+            Ok(answer(StatusCode::OK, "application/json", Value::Object(model).to_string()))
+        }
         None => {
             let message = format!("no deployment lists the model `{id}`");
             Err(Error::new(ErrorKind::ModelNotFound, Origin::Client, Retry::Never, message)
@@ -40,7 +42,10 @@ pub(crate) async fn get(pipeline: &Arc<Pipeline>, headers: HeaderMap, id: &str) 
     }
 }
 
-async fn collect(pipeline: &Arc<Pipeline>, mut headers: HeaderMap) -> Result<Vec<Map<String, Value>>> {
+async fn collect(
+    pipeline: &Arc<Pipeline>,
+    mut headers: HeaderMap,
+) -> Result<Vec<Map<String, Value>>> {
     pipeline.check_key(&mut headers)?;
     strip(&mut headers);
     let send = pipeline.models();
@@ -90,7 +95,11 @@ fn configured(deployment: &Deployment, names: &[String]) -> Vec<Map<String, Valu
 }
 
 /// What a deployment lists itself.
-async fn ask(pipeline: &Arc<Pipeline>, at: usize, headers: &HeaderMap) -> Result<Vec<Map<String, Value>>> {
+async fn ask(
+    pipeline: &Arc<Pipeline>,
+    at: usize,
+    headers: &HeaderMap,
+) -> Result<Vec<Map<String, Value>>> {
     let now = pipeline.clock().now();
     let (run, id) = CallId::fresh(None);
     let call = Call {
@@ -117,9 +126,11 @@ async fn ask(pipeline: &Arc<Pipeline>, at: usize, headers: &HeaderMap) -> Result
         _ => None,
     };
     let data = listed.as_ref().and_then(|list| list.get("data")?.as_array());
-    data.map(|data| data.iter().filter_map(|model| model.as_object().cloned()).collect()).ok_or_else(|| {
-        let name = pipeline.models().deployments()[at].target.name();
-        let message = format!("the upstream `{name}` gave no list of models (status {})", reply.status);
-        Error::new(ErrorKind::UpstreamBroken, Origin::Upstream, Retry::SameTarget, message)
-    })
+    data.map(|data| data.iter().filter_map(|model| model.as_object().cloned()).collect())
+        .ok_or_else(|| {
+            let name = pipeline.models().deployments()[at].target.name();
+            let message =
+                format!("the upstream `{name}` gave no list of models (status {})", reply.status);
+            Error::new(ErrorKind::UpstreamBroken, Origin::Upstream, Retry::SameTarget, message)
+        })
 }

@@ -35,8 +35,21 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Headers that concern the connection to us, or us alone. `Accept-Encoding` is among
 /// them, because a compressed stream could neither be cut at its events nor kept.
 const NOT_FORWARDED: [HeaderName; 16] = [
-    HOST, CONTENT_LENGTH, ACCEPT_ENCODING, CONNECTION, KEEP_ALIVE, TRANSFER_ENCODING, TE, TRAILER,
-    UPGRADE, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, PROXY_CONNECTION, PRIORITY, BATCH,
+    HOST,
+    CONTENT_LENGTH,
+    ACCEPT_ENCODING,
+    CONNECTION,
+    KEEP_ALIVE,
+    TRANSFER_ENCODING,
+    TE,
+    TRAILER,
+    UPGRADE,
+    EXPECT,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    PROXY_CONNECTION,
+    PRIORITY,
+    BATCH,
     BUDGET,
 ];
 
@@ -123,9 +136,9 @@ impl Admit {
             found = u32::conditional_select(&found, &at, same);
         }
         let tenant = usize::try_from(found).ok().and_then(|at| keys.get(at));
-        tenant
-            .map(|key| Some(Arc::clone(&key.tenant)))
-            .ok_or_else(|| unauthorized("the key is not known; check its spelling, or ask the operator"))
+        tenant.map(|key| Some(Arc::clone(&key.tenant))).ok_or_else(|| {
+            unauthorized("the key is not known; check its spelling, or ask the operator")
+        })
     }
 }
 
@@ -139,7 +152,12 @@ struct NamedRun {
 
 impl NamedRun {
     /// Headers come first, then the path, `metadata`, `baggage` and the trace.
-    fn of(run: Option<RunId>, headers: &mut HeaderMap, body: &Bytes, fields: &Fields) -> Result<Self> {
+    fn of(
+        run: Option<RunId>,
+        headers: &mut HeaderMap,
+        body: &Bytes,
+        fields: &Fields,
+    ) -> Result<Self> {
         let mut named = Self {
             run: name(headers.remove(RUN), "x-paceline-run")?.map(RunId).or(run),
             parent: name(headers.remove(PARENT), "x-paceline-parent")?,

@@ -5,12 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use ::http::StatusCode;
+use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use bytes::Bytes;
 use futures_core::Stream;
 use http_body::{Frame, SizeHint};
-use paceline_core::{Body, CacheStatus, Call, Chunks, Clock, Error, Instant, Origin, Reply, Result};
+use paceline_core::{
+    Body, CacheStatus, Call, Chunks, Clock, Error, Instant, Origin, Reply, Result,
+};
 use paceline_dialect::{openai, sse};
 use paceline_telemetry::metrics::GaugeHold;
 use tracing::{debug, warn};
@@ -132,7 +134,8 @@ impl Record<'_> {
     fn answer(&self, now: Instant, reply: Reply, upstream: &UpstreamMetrics) -> Answer {
         let Reply { status, headers, body, .. } = reply;
         let metrics = &self.recorder.metrics;
-        let outcome = if status.as_u16() < 400 { Outcome::Answered } else { Outcome::UpstreamError };
+        let outcome =
+            if status.as_u16() < 400 { Outcome::Answered } else { Outcome::UpstreamError };
         let (chunks, events, length) = match body {
             Body::Whole(bytes) => {
                 metrics.count(outcome);
@@ -294,7 +297,9 @@ impl http_body::Body for AnswerBody {
             Inner::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Inner::Stream(stream) => stream.length.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Inner::Stream(stream) => {
+                stream.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
         }
     }
 }

@@ -8,9 +8,7 @@ use std::task::{Context, Poll};
 use ::http::StatusCode;
 use bytes::Bytes;
 use futures_core::Stream;
-use paceline_core::{
-    Body, Call, Chunks, Error, ErrorKind, Origin, Reply, Result, Retry,
-};
+use paceline_core::{Body, Call, Chunks, Error, ErrorKind, Origin, Reply, Result, Retry};
 use paceline_route::{Lease, Outcome, Pool, Target};
 use paceline_upstream::Upstream;
 use tracing::warn;
@@ -69,7 +67,8 @@ impl Routes {
                 .take(Pool::TARGETS_MAX)
                 .collect();
             let targets = places.iter().map(|at| Arc::clone(&deployments[*at].target)).collect();
-            (!places.is_empty()).then(|| Route { pool: pool(&places, targets), deployments: places })
+            (!places.is_empty())
+                .then(|| Route { pool: pool(&places, targets), deployments: places })
         };
         let mut named = HashMap::new();
         for deployment in &deployments {
@@ -129,7 +128,8 @@ impl Send {
             tried |= 1 << lease.index();
             let upstream = &self.upstreams[route.deployments[lease.index()]];
             match upstream.send(call).await {
-                Ok(reply) => {
+                Ok(mut reply) => {
+                    reply.deployment = Some(Arc::clone(lease.target().name()));
                     let outcome = outcome_of(reply.status);
                     report(&mut lease, outcome, reply.status.as_str());
                     return Ok(hold(reply, lease));

@@ -1,0 +1,268 @@
+//! The fields of `paceline.toml`, as written.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Raw {
+    /// The gateway's listener.
+    pub(crate) server: Server,
+    /// Logs.
+    pub(crate) log: Log,
+    /// Keys that clients must show. Without any, everybody who reaches the listener may
+    /// call, and the caller's own credential goes on to the upstream.
+    pub(crate) keys: Vec<Key>,
+    /// Where models can be called. Without any, an embedded simulated engine answers.
+    pub(crate) deployments: Vec<Deployment>,
+    /// Passive health of the deployments.
+    pub(crate) health: Health,
+    /// Kept replies.
+    pub(crate) cache: Cache,
+    /// Equal calls under way.
+    pub(crate) flights: Flights,
+    /// The simulated engine: that of `paceline sim`, and the embedded one.
+    pub(crate) sim: paceline_sim::Config,
+}
+
+/// The gateway's listener.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Server {
+    /// Address and port. Default: `127.0.0.1:8000`. Port 0 takes any free one.
+    #[schemars(with = "String")]
+    pub(crate) listen: Spanned<String>,
+    /// Threads, each with its own listener and connections. Default: one a core.
+    pub(crate) threads: Option<u32>,
+    /// Longest request body, in bytes. Default: 67108864 (64 MiB).
+    pub(crate) body_bytes_max: usize,
+    /// Time for a request body to arrive, in milliseconds. Default: 60000.
+    pub(crate) body_timeout_ms: u64,
+    /// Time that open answers get after SIGTERM, in milliseconds. Default: 30000.
+    pub(crate) drain_ms: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: Spanned::new(0..0, "127.0.0.1:8000".to_owned()),
+            threads: None,
+            body_bytes_max: 64 << 20,
+            body_timeout_ms: 60_000,
+            drain_ms: 30_000,
+        }
+    }
+}
+
+/// Logs.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or a list such as
+    /// `info,paceline_upstream=debug`. Default: `info`.
+    pub(crate) level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned() }
+    }
+}
+
+/// A key that clients show as `Authorization: Bearer …`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Key {
+    /// Who pays, and who shares kept replies.
+    #[schemars(with = "String")]
+    pub(crate) tenant: Spanned<String>,
+    /// The key, mostly as `${NAME}` of an environment variable.
+    #[schemars(with = "String")]
+    pub(crate) key: Spanned<String>,
+}
+
+/// One place where models can be called.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Deployment {
+    /// Its name in headers, metrics and logs.
+    #[schemars(with = "String")]
+    pub(crate) name: Spanned<String>,
+    /// Base URL of an OpenAI-compatible server, with or without `/v1`.
+    #[schemars(with = "String")]
+    pub(crate) url: Spanned<String>,
+    /// Sent instead of the caller's key, mostly as `${NAME}` of an environment variable.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api_key: Option<Spanned<String>>,
+    /// The models that it serves. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) models: Option<Vec<String>>,
+    /// `engine` for a replica with a prefix cache, where runs stay with their replica;
+    /// `provider` otherwise. Default: `provider`.
+    #[serde(default)]
+    pub(crate) kind: Kind,
+    /// `auto` (HTTP/2 where the server offers it in the TLS handshake), `never`, `always`.
+    /// Default: `auto`.
+    #[serde(default)]
+    pub(crate) http2: Http2,
+    /// Path of a PEM file with further certificate authorities to trust.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<Spanned<String>>,
+    /// Time limits.
+    #[serde(default)]
+    pub(crate) timeouts: Timeouts,
+    /// Most idle connections kept, per thread. Default: 256.
+    #[serde(default = "idle_connections_max")]
+    pub(crate) idle_connections_max: usize,
+    /// How long an idle connection is kept, in milliseconds. Default: 30000.
+    #[serde(default = "idle_expiry_ms")]
+    pub(crate) idle_expiry_ms: u64,
+    /// Most calls under way, per thread. Default: 4096.
+    #[serde(default = "calls_max")]
+    pub(crate) calls_max: usize,
+    /// Replies up to this many bytes are held and checked whole. Default: 4194304.
+    #[serde(default = "whole_bytes_max")]
+    pub(crate) whole_bytes_max: usize,
+}
+
+impl Deployment {
+    /// A deployment of any models with the defaults.
+    pub(crate) fn new(name: String, url: String, kind: Kind) -> Self {
+        Self {
+            name: Spanned::new(0..0, name),
+            url: Spanned::new(0..0, url),
+            api_key: None,
+            models: None,
+            kind,
+            http2: Http2::Auto,
+            ca_file: None,
+            timeouts: Timeouts::default(),
+            idle_connections_max: idle_connections_max(),
+            idle_expiry_ms: idle_expiry_ms(),
+            calls_max: calls_max(),
+            whole_bytes_max: whole_bytes_max(),
+        }
+    }
+}
+
+const fn idle_connections_max() -> usize {
+    256
+}
+
+const fn idle_expiry_ms() -> u64 {
+    30_000
+}
+
+const fn calls_max() -> usize {
+    4096
+}
+
+const fn whole_bytes_max() -> usize {
+    4 << 20
+}
+
+/// What kind of server a deployment is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// One replica of an inference engine.
+    Engine,
+    /// A provider's service.
+    #[default]
+    Provider,
+}
+
+/// Which HTTP version to speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Http2 {
+    /// Where the server offers it.
+    #[default]
+    Auto,
+    /// HTTP/1.1 only.
+    Never,
+    /// HTTP/2 only.
+    Always,
+}
+
+/// Time limits of an exchange, in milliseconds.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Timeouts {
+    /// For a connection, TLS included. Default: 5000.
+    pub(crate) connect_ms: u64,
+    /// From the request to the head of the reply. Default: 600000.
+    pub(crate) first_byte_ms: u64,
+    /// Between two pieces of the body. Default: 120000.
+    pub(crate) idle_ms: u64,
+    /// For the whole exchange. Default: 3600000.
+    pub(crate) total_ms: u64,
+    /// For a slot below `calls_max`. Default: 2000.
+    pub(crate) slot_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect_ms: 5000,
+            first_byte_ms: 600_000,
+            idle_ms: 120_000,
+            total_ms: 3_600_000,
+            slot_ms: 2000,
+        }
+    }
+}
+
+/// When a failing deployment is left out while others are healthy.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Health {
+    /// Failures in a row that take it out. Default: 5.
+    pub(crate) failures_max: u32,
+    /// How long it is left out at first, in milliseconds; doubled each time. Default: 1000.
+    pub(crate) open_ms: u64,
+    /// The longest time that it is left out, in milliseconds. Default: 60000.
+    pub(crate) open_ms_max: u64,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { failures_max: 5, open_ms: 1000, open_ms_max: 60_000 }
+    }
+}
+
+/// Replies kept in memory.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cache {
+    /// Bytes of all kept replies and their keys; 0 keeps none. Default: 268435456 (256 MiB).
+    pub(crate) memory_bytes_max: u64,
+    /// Bytes of one kept reply and its key. Default: 1048576 (1 MiB).
+    pub(crate) entry_bytes_max: usize,
+    /// How long a reply is served, in seconds. Default: 3600.
+    pub(crate) ttl_s: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { memory_bytes_max: 256 << 20, entry_bytes_max: 1 << 20, ttl_s: 3600 }
+    }
+}
+
+/// Equal calls under way.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Flights {
+    /// Bytes of an answer held for those who join late. Default: 4194304 (4 MiB).
+    pub(crate) bytes_max: usize,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self { bytes_max: 4 << 20 }
+    }
+}

@@ -1,0 +1,271 @@
+//! From the fields as written to the typed settings of each crate, checked.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Duration;
+
+use paceline_cache::{FlightsConfig, MemoryConfig};
+use paceline_gateway::StaticKey;
+use paceline_gateway::http::EdgeConfig;
+use paceline_route::HealthConfig;
+use paceline_upstream::{Config as UpstreamConfig, Http2, Secret, Timeouts, Url};
+use toml::Spanned;
+
+use crate::config::raw::{self, Kind, Raw};
+use crate::config::{Environment, Fault};
+
+/// Everything that `serve` needs, checked.
+pub(crate) struct Resolved {
+    pub(crate) listen: SocketAddr,
+    pub(crate) threads: usize,
+    pub(crate) edge: EdgeConfig,
+    pub(crate) drain: Duration,
+    pub(crate) log_level: String,
+    pub(crate) keys: Vec<StaticKey>,
+    pub(crate) deployments: Vec<ResolvedDeployment>,
+    pub(crate) health: HealthConfig,
+    pub(crate) memory: MemoryConfig,
+    pub(crate) flights: FlightsConfig,
+    pub(crate) sim: paceline_sim::Config,
+}
+
+/// One deployment.
+#[derive(Clone)]
+pub(crate) struct ResolvedDeployment {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) models: Option<Vec<String>>,
+    pub(crate) source: Source,
+}
+
+/// Where a deployment's answers come from.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// A server.
+    Http(Box<UpstreamConfig>, Vec<Vec<u8>>),
+    /// The engine in this process.
+    Embedded,
+}
+
+/// Checks all fields.
+///
+/// # Errors
+/// All faults that were found, not only the first.
+pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let mut note = |fault: Fault| faults.push(fault);
+    let listen = raw.server.listen.get_ref().parse::<SocketAddr>();
+    let listen = listen.unwrap_or_else(|_| {
+        let message = format!("`listen` is no address: {}", raw.server.listen.get_ref());
+        note(Fault::at(
+            raw.server.listen.span(),
+            message,
+            "give IP and port, as in 127.0.0.1:8000",
+        ));
+        SocketAddr::from(([127, 0, 0, 1], 8000))
+    });
+    let threads = raw.server.threads.map(|n| n as usize).unwrap_or_else(cores);
+    if !(1..=256).contains(&threads) {
+        note(Fault::plain("`threads` in [server] must be 1 to 256", "leave it out for one a core"));
+    }
+    let mut keys = Vec::new();
+    for key in &raw.keys {
+        match secret(&key.key, environment) {
+            Ok(text) if text.len() >= KEY_LEN_MIN => {
+                keys.push(StaticKey::new(key.tenant.get_ref().as_str(), &text));
+            }
+            Ok(_) => note(Fault::at(
+                key.key.span(),
+                format!(
+                    "the key of `{}` is shorter than {KEY_LEN_MIN} characters",
+                    key.tenant.get_ref()
+                ),
+                "make a longer one, for instance with `openssl rand -hex 24`",
+            )),
+            Err(fault) => note(fault),
+        }
+        if key.tenant.get_ref().is_empty() {
+            note(Fault::at(key.tenant.span(), "`tenant` is empty", "name who holds the key"));
+        }
+    }
+    let mut deployments: Vec<ResolvedDeployment> = Vec::new();
+    for deployment in &raw.deployments {
+        match self::deployment(deployment, environment) {
+            Ok(resolved) if deployments.iter().any(|known| known.name == resolved.name) => {
+                let message = format!("two deployments are named `{}`", resolved.name);
+                note(Fault::at(deployment.name.span(), message, "give each a name of its own"));
+            }
+            Ok(resolved) => deployments.push(resolved),
+            Err(found) => found.into_iter().for_each(&mut note),
+        }
+    }
+    if deployments.is_empty() {
+        deployments.push(ResolvedDeployment {
+            name: "simulated".to_owned(),
+            kind: Kind::Engine,
+            models: None,
+            source: Source::Embedded,
+        });
+    }
+    if raw.health.failures_max == 0 {
+        note(Fault::plain(
+            "`failures_max` in [health] must be at least 1",
+            "give how many failures in a row take a deployment out",
+        ));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let ms = Duration::from_millis;
+    Ok(Resolved {
+        listen,
+        threads,
+        edge: EdgeConfig {
+            body_bytes_max: raw.server.body_bytes_max,
+            body_timeout: ms(raw.server.body_timeout_ms),
+        },
+        drain: ms(raw.server.drain_ms),
+        log_level: raw.log.level.clone(),
+        keys,
+        deployments,
+        health: HealthConfig {
+            failures_max: raw.health.failures_max,
+            open_min: ms(raw.health.open_ms),
+            open_max: ms(raw.health.open_ms_max),
+        },
+        memory: MemoryConfig {
+            bytes_max: raw.cache.memory_bytes_max,
+            entry_bytes_max: raw.cache.entry_bytes_max,
+            ttl: Duration::from_secs(raw.cache.ttl_s),
+        },
+        flights: FlightsConfig { bytes_max: raw.flights.bytes_max },
+        sim: raw.sim.clone(),
+    })
+}
+
+/// Shorter keys can be guessed.
+const KEY_LEN_MIN: usize = 16;
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn deployment(
+    raw: &raw::Deployment,
+    environment: &Environment,
+) -> Result<ResolvedDeployment, Vec<Fault>> {
+    let mut faults = Vec::new();
+    let name = raw.name.get_ref();
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
+        let help = "1 to 64 printable ASCII characters without spaces";
+        faults.push(Fault::at(raw.name.span(), "`name` is no valid name", help));
+    }
+    let url = expand(&raw.url, environment).and_then(|text| {
+        text.parse::<Url>().map_err(|error| {
+            Fault::at(
+                raw.url.span(),
+                format!("`url` of `{name}` is no base URL: {error}"),
+                "as in https://api.openai.com/v1",
+            )
+        })
+    });
+    let key = raw.api_key.as_ref().map(|key| {
+        let text = secret(key, environment)?;
+        Secret::bearer(&text).ok_or_else(|| {
+            let message = format!("`api_key` of `{name}` has characters that no header may carry");
+            Fault::at(key.span(), message, "look for a line break at its end")
+        })
+    });
+    let ca = raw.ca_file.as_ref().map(certificates).transpose();
+    if raw.models.as_ref().is_some_and(Vec::is_empty) {
+        faults.push(Fault::at(
+            raw.name.span(),
+            format!("`models` of `{name}` is empty, so it would serve nothing"),
+            "name its models, or leave the field out to serve any",
+        ));
+    }
+    let timeouts = &raw.timeouts;
+    let ms = Duration::from_millis;
+    match (url, key.transpose(), ca) {
+        (Ok(url), Ok(api_key), Ok(ca)) if faults.is_empty() => {
+            let config = UpstreamConfig {
+                api_key,
+                http2: match raw.http2 {
+                    raw::Http2::Auto => Http2::Auto,
+                    raw::Http2::Never => Http2::Never,
+                    raw::Http2::Always => Http2::Always,
+                },
+                timeouts: Timeouts {
+                    connect: ms(timeouts.connect_ms),
+                    first_byte: ms(timeouts.first_byte_ms),
+                    idle: ms(timeouts.idle_ms),
+                    total: ms(timeouts.total_ms),
+                    slot: ms(timeouts.slot_ms),
+                },
+                idle_connections_max: raw.idle_connections_max,
+                idle_expiry: ms(raw.idle_expiry_ms),
+                calls_max: raw.calls_max,
+                whole_bytes_max: raw.whole_bytes_max,
+                ..UpstreamConfig::new(name.as_str(), url)
+            };
+            Ok(ResolvedDeployment {
+                name: name.clone(),
+                kind: raw.kind,
+                models: raw.models.clone(),
+                source: Source::Http(Box::new(config), ca.unwrap_or_default()),
+            })
+        }
+        (url, key, ca) => {
+            faults.extend([url.err(), key.err(), ca.err()].into_iter().flatten());
+            Err(faults)
+        }
+    }
+}
+
+fn certificates(path: &Spanned<String>) -> Result<Vec<Vec<u8>>, Fault> {
+    let fail = |what: String| {
+        Fault::at(
+            path.span(),
+            format!("`ca_file`: {what}"),
+            "give the path of a PEM file with certificates",
+        )
+    };
+    let pem = std::fs::read(path.get_ref())
+        .map_err(|error| fail(format!("cannot read {}: {error}", path.get_ref())))?;
+    let found = paceline_upstream::certificates(&pem);
+    if found.is_empty() {
+        return Err(fail(format!("{} holds no certificate", path.get_ref())));
+    }
+    Ok(found)
+}
+
+fn secret(text: &Spanned<String>, environment: &Environment) -> Result<String, Fault> {
+    expand(text, environment).map(|text| text.trim().to_owned())
+}
+
+/// Replaces each `${NAME}` by the environment variable.
+fn expand(text: &Spanned<String>, environment: &Environment) -> Result<String, Fault> {
+    let mut rest = text.get_ref().as_str();
+    let mut out = String::new();
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        let Some((name, after)) = after.split_once('}') else {
+            return Err(Fault::at(text.span(), "`${` without its `}`", "write ${NAME}"));
+        };
+        match environment.get(name) {
+            Some(value) => out.push_str(value),
+            None => return Err(not_set(text.span(), name)),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn not_set(span: Range<usize>, name: &str) -> Fault {
+    Fault::at(
+        span,
+        format!("environment variable {name} is not set"),
+        format!("set it, as in `export {name}=…`, before you start paceline"),
+    )
+}

@@ -1,0 +1,63 @@
+use super::*;
+
+fn faults(text: &str, environment: &[(&str, &str)]) -> String {
+    let text = Text { path: Some("paceline.toml".into()), text: text.to_owned() };
+    let environment = Environment::of(environment);
+    let found = match parse(&text, &environment) {
+        Err(fault) => vec![fault],
+        Ok(raw) => resolve(&raw, &environment).err().unwrap_or_default(),
+    };
+    found.iter().map(|fault| fault.render(&text, false)).collect::<Vec<_>>().join("\n\n")
+}
+
+#[test]
+fn faults_say_what_where_and_how_to_mend() {
+    let check = |text: &str, environment: &[(&str, &str)], expected: &[&str]| {
+        let shown = faults(text, environment);
+        for part in expected {
+            assert!(shown.contains(part), "{part:?} is not in:\n{shown}");
+        }
+        assert_eq!(expected.is_empty(), shown.is_empty(), "{shown}");
+    };
+    check("", &[], &[]);
+    check(
+        "[server]\nlisten = \"x\"",
+        &[],
+        &["paceline.toml:2:10", "`listen` is no address: x", "127.0.0.1:8000"],
+    );
+    check("[cache]\nttl = 3", &[], &["paceline.toml:2:1", "unknown field `ttl`", "`ttl_s`"]);
+    check("[cache]\nttl_s = \"3\"", &[], &["paceline.toml:2:9", "invalid type: string \"3\""]);
+    check("[[deployments]]\nname = \"a\"", &[], &["missing field `url`", "paceline.toml:1"]);
+    check(
+        "[[deployments]]\nname = \"a\"\nurl = \"http://x\"\napi_key = \"${A_KEY}\"\n\n[[deployments]]\nname = \"b c\"\nurl = \"y\"",
+        &[],
+        &[
+            "paceline.toml:4:11",
+            "environment variable A_KEY is not set",
+            "export A_KEY",
+            "paceline.toml:7:8",
+            "paceline.toml:8:7",
+            "http:// or https://",
+        ],
+    );
+    let two = "[[deployments]]\nname = \"a\"\nurl = \"http://x\"\n[[deployments]]\nname = \"a\"\nurl = \"http://y\"";
+    check(two, &[], &["paceline.toml:5:8", "two deployments are named `a`"]);
+    check("[[keys]]\ntenant = \"t\"\nkey = \"${K}\"", &[("K", "short")], &["shorter than 16"]);
+    check("a = ", &[], &["paceline.toml:1"]);
+    check("", &[("PACELINE__CACHE__TTL", "3")], &["PACELINE__CACHE__TTL", "unknown field `ttl`"]);
+    check("", &[("PACELINE__CACHE__TTL_S", "soon")], &["PACELINE__CACHE__TTL_S", "invalid type"]);
+    check("", &[("PACELINE__CACHE__TTL_S", "3"), ("PACELINE__SERVER__LISTEN", "127.0.0.1:1")], &[]);
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let text = Text { path: None, text: "[cache]\nttl_s = 3\nentry_bytes_max = 7".to_owned() };
+    let raw = parse(&text, &Environment::of(&[("PACELINE__CACHE__TTL_S", "60")])).unwrap();
+    assert_eq!((raw.cache.ttl_s, raw.cache.entry_bytes_max), (60, 7));
+}
+
+#[test]
+fn secrets_stay_out_of_faults() {
+    let shown = faults("[[keys]]\ntenant = \"t\"\nkey = \"${K}\"", &[("K", "hunter2")]);
+    assert!(!shown.contains("hunter2"), "{shown}");
+}

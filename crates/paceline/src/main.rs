@@ -1,0 +1,31 @@
+//! The one binary: serve, sim, replay, demo, config.
+
+mod assemble;
+mod cli;
+mod commands;
+mod config;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let result = match cli.command {
+        cli::Command::Serve(args) => commands::serve::run(args),
+        cli::Command::Sim(args) => commands::sim::run(args),
+        cli::Command::Replay(args) => commands::replay::run(&args),
+        cli::Command::Demo(args) => commands::demo::run(&args),
+        cli::Command::Config(args) => commands::config::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{}", failure.shown());
+            failure.code()
+        }
+    }
+}
