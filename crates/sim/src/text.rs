@@ -127,9 +127,12 @@ impl Vocabulary {
             let mut word = 0;
             while rest > 0 {
                 // A word and its space fill the token or leave room for another such pair.
-                let sizes = [2, 3, 4, 5, 6].into_iter();
-                let fitting: Vec<usize> =
-                    sizes.filter(|size| *size == rest || size + 2 <= rest).collect();
+                // One letter is a word only where nothing else fits.
+                let fits = |size: &usize| *size == rest || size + 2 <= rest;
+                let mut fitting: Vec<usize> = [3, 4, 5, 6].into_iter().filter(fits).collect();
+                if fitting.is_empty() {
+                    fitting.extend([2].iter().filter(|size| fits(size)));
+                }
                 let draw = mix(token << 8 | word);
                 let Some(size) = fitting.get(draw as usize % fitting.len().max(1)) else {
                     bytes.push(char::from(b'a' + (draw % 26) as u8));
