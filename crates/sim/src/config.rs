@@ -126,6 +126,14 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Tokens that the KV cache of one replica holds.
+    ///
+    /// # Errors
+    /// When the configuration is not valid.
+    pub fn replica_tokens(&self, shape: &Shape) -> Result<u64, ConfigError> {
+        Ok(u64::from(self.limits(shape)?.blocks) * u64::from(BLOCK_TOKENS))
+    }
+
     /// Checks the numbers and turns them into an engine's bounds.
     pub(crate) fn limits(&self, shape: &Shape) -> Result<Limits, ConfigError> {
         let check =
