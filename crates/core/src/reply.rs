@@ -73,6 +73,11 @@ impl CacheStatus {
             Self::Bypass => "bypass",
         }
     }
+
+    /// The status of a header value.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Hit, Self::Joined, Self::Miss, Self::Bypass].into_iter().find(|s| s.as_str() == text)
+    }
 }
 
 /// Tokens of one call, as the upstream counted them.

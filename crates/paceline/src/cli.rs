@@ -140,6 +140,93 @@ pub(crate) enum ConfigCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ReplayArgs {}
+#[command(after_help = "\
+Examples:
+  paceline replay bench/traces/claude_code_slice.jsonl.gz
+  paceline replay TRACE --against fixed --against round-robin --against paceline --seeds 5 --report out.html
+  paceline replay TRACE --against http://127.0.0.1:8000 --active 8 --model my-model
+
+Against `paceline`, `fixed` and `round-robin` it runs in virtual time on SIMULATED replicas; against
+a URL in real time. Traces: Claude Code sessions (jsonl), Mooncake (jsonl), Azure (csv), each also as .gz.
+Exit code 3: the run does not count, because this client lagged behind its plan.")]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    pub(crate) source: ConfigSource,
+    /// The trace
+    #[arg(value_name = "TRACE")]
+    pub(crate) trace: PathBuf,
+    /// paceline, fixed (replica per agent), round-robin, or a URL; several are compared
+    #[arg(long, value_name = "WHAT", default_value = "paceline")]
+    pub(crate) against: Vec<String>,
+    /// Simulated replicas
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) replicas: u32,
+    /// Engine shape: llama3-8b, llama3-8b-fp8, llama3.2-1b, or the path of a TOML file
+    #[arg(long, value_name = "SHAPE")]
+    pub(crate) shape: Option<String>,
+    /// The first seed: it draws which sessions, their order and offsets
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many seeds, from the first one on
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seeds: u64,
+    /// Sessions active at once (traces of sessions)
+    #[arg(long, value_name = "N")]
+    pub(crate) active: Option<usize>,
+    /// Sessions drawn from the trace [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) sessions: Option<usize>,
+    /// Calls drawn from the trace [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) calls: Option<usize>,
+    /// How many times as fast calls arrive (traces of arrivals)
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    pub(crate) rate: f64,
+    /// Longest think time, in seconds
+    #[arg(long, value_name = "S", default_value_t = 60.0)]
+    pub(crate) think_max: f64,
+    /// No call starts later than this many seconds after the start [default: none]
+    #[arg(long, value_name = "S")]
+    pub(crate) time_max: Option<f64>,
+    /// Tokens that a replica can hold; sessions that need more are left out [default: those
+    /// of the simulated replica; with a URL none]
+    #[arg(long, value_name = "N")]
+    pub(crate) replica_tokens: Option<u64>,
+    /// The model's name in calls
+    #[arg(long, value_name = "NAME", default_value = "sim")]
+    pub(crate) model: String,
+    /// Environment variable that holds the key for a URL
+    #[arg(long, value_name = "NAME")]
+    pub(crate) api_key_env: Option<String>,
+    /// Write the report as a page
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct DemoArgs {}
+#[command(after_help = "\
+Examples:
+  paceline demo
+  paceline demo --report /tmp/paceline-report.html --json
+
+The engines are SIMULATED (their timing follows measured GPUs), the traces are real, and nothing
+is scripted: `--config` with a bad configuration shows a bad result.")]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) source: ConfigSource,
+    /// Where the page goes
+    #[arg(long, value_name = "FILE", default_value = "paceline-report.html")]
+    pub(crate) report: PathBuf,
+    /// Seeds, each a replay of every way to serve the fleet
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) seeds: u64,
+    /// Simulated replicas
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) replicas: u32,
+    /// Print the comparisons as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -4,6 +4,7 @@ mod assemble;
 mod cli;
 mod commands;
 mod config;
+mod fleet;
 
 use std::process::ExitCode;
 

@@ -15,6 +15,7 @@ use crate::config::raw::{self, Kind, Raw};
 use crate::config::{Environment, Fault};
 
 /// Everything that `serve` needs, checked.
+#[derive(Clone)]
 pub(crate) struct Resolved {
     pub(crate) listen: SocketAddr,
     pub(crate) threads: usize,
