@@ -17,9 +17,13 @@ use crate::trace::{Kind, Trace};
 use super::call::{CallCost, Done};
 use super::{Config, Cost, Plan, Progress};
 
-/// First width of a bucket of a series, and how many there are at most.
+/// First width of a bucket of queue depths, and how many there are at most.
 const BUCKET: Duration = Duration::from_secs(1);
 const BUCKETS_MAX: usize = 240;
+
+/// The same for prefix hits, which need many calls in a bucket to be more than noise.
+const HIT_BUCKET: Duration = Duration::from_secs(10);
+const HIT_BUCKETS_MAX: usize = 60;
 
 /// Draws of the bootstrap for intervals of a single replay.
 const RESAMPLES: usize = 1000;
@@ -63,7 +67,7 @@ impl Collector {
         Self {
             ttft_s: Vec::with_capacity(calls),
             e2e_s: Vec::with_capacity(calls),
-            hit_ratio: Some(timeline()),
+            hit_ratio: Some(timeline(HIT_BUCKET, HIT_BUCKETS_MAX)),
             ..Self::default()
         }
     }
@@ -135,9 +139,9 @@ impl Collector {
             if index >= self.replicas.len() {
                 self.replicas.push(Replica {
                     name: Arc::clone(&stats.name),
-                    running: timeline(),
-                    waiting: timeline(),
-                    kv_usage: timeline(),
+                    running: timeline(BUCKET, BUCKETS_MAX),
+                    waiting: timeline(BUCKET, BUCKETS_MAX),
+                    kv_usage: timeline(BUCKET, BUCKETS_MAX),
                 });
             }
             let replica = &mut self.replicas[index];
@@ -232,8 +236,8 @@ impl Collector {
     }
 }
 
-fn timeline() -> Timeline {
-    Timeline::new(BUCKET.as_nanos() as u64, BUCKETS_MAX)
+fn timeline(bucket: Duration, count_max: usize) -> Timeline {
+    Timeline::new(bucket.as_nanos() as u64, count_max)
 }
 
 /// The gaps between tokens, with how many times each counts. Tokens that came together

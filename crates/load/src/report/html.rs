@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::compare::{Arm, Better, Comparison, Metric, Row, Verdict};
 use super::svg::{self, Curve, escape};
-use super::table::number;
+use super::table::{number, ratio_texts, unit};
 use super::{Latency, Report, Series};
 
 const STYLE: &str = include_str!("style.css");
@@ -63,6 +63,7 @@ fn section(out: &mut String, comparison: &Comparison) {
         "All seeds together.".to_owned()
     };
     out.push_str("<div class=\"plots\">");
+    let mut drawn = 0;
     type Of = fn(&Report) -> &Latency;
     let plots: [(&str, Of, f64); 4] = [
         ("Time to first token", |r| &r.ttft_ms, 1e-3),
@@ -81,22 +82,29 @@ fn section(out: &mut String, comparison: &Comparison) {
         }
         let note = format!("Share of samples at or below a value; left is faster. {seeds}");
         let plot = svg::distributions(&curves, title, unit_s);
-        figure(out, title, &note, &legend(&comparison.arms, &classes), &plot);
+        figure(out, "card", title, &note, &legend(&comparison.arms, &classes), &plot);
+        drawn += 1;
     }
     let curves: Vec<_> = first_reports(comparison)
         .zip(&classes)
         .map(|((arm, report), class)| {
-            curve(&arm.name, class, &report.prefix_hit_over_time, |s| &s.mean)
+            let mut curve = curve(&arm.name, class, &report.prefix_hit_over_time, |s| &s.mean);
+            // Where nobody called, the ratio did not change: no gap.
+            curve.pieces = vec![curve.pieces.concat()];
+            curve
         })
         .collect();
-    if curves.iter().any(|curve| !curve.pieces.is_empty()) {
+    if curves.iter().flat_map(|curve| &curve.pieces).any(|piece| !piece.is_empty()) {
+        // It fills its row.
+        let wide = drawn % 2 == 0;
         let note = format!(
             "Share of prompt tokens that the engines had in their prefix caches, by the time of \
              the send. Seed {}.",
             first.load.seed
         );
-        let plot = svg::shares_over_time(&curves, "Time since the start");
-        figure(out, "Prefix-hit ratio", &note, &legend(&comparison.arms, &classes), &plot);
+        let plot = svg::shares_over_time(&curves, "Time since the start", wide);
+        let class = if wide { "card wide" } else { "card" };
+        figure(out, class, "Prefix-hit ratio", &note, &legend(&comparison.arms, &classes), &plot);
     }
     out.push_str("</div>");
     queues(out, comparison, &classes);
@@ -106,19 +114,23 @@ fn section(out: &mut String, comparison: &Comparison) {
 /// What was replayed, in a sentence or two.
 fn about(comparison: &Comparison, first: &Report) -> String {
     let load = &first.load;
+    let calls = number(Metric::CallsCompleted, first.calls.planned as f64);
     let mut text = match (load.active, load.rate) {
         (Some(active), _) => format!(
-            "{} sessions with {} calls, {active} active at once: an agent waits for its answer, \
+            "{} sessions with {calls} calls, {active} active at once: an agent waits for its answer, \
              thinks as long as recorded (at most {}), and goes on.",
             load.sessions,
-            first.calls.planned,
             svg::duration(load.think_max_s)
         ),
-        (_, rate) => format!(
-            "{} calls that arrive as recorded, {} times as fast, whatever the state of the servers.",
-            first.calls.planned,
-            rate.unwrap_or(1.0)
-        ),
+        (_, rate) => {
+            let pace = match rate {
+                Some(rate) if rate != 1.0 => format!(", {rate} times as fast"),
+                _ => String::new(),
+            };
+            format!(
+                "{calls} calls that arrive as recorded{pace}, whatever the state of the servers."
+            )
+        }
     };
     for (name, value) in &first.meta.facts {
         let _ = write!(text, " {name}: {value}.");
@@ -216,6 +228,7 @@ const fn class_of(verdict: Verdict) -> &'static str {
 fn table(out: &mut String, comparison: &Comparison) {
     let compared = comparison.arms.iter().any(|arm| arm.baseline);
     let ours: Vec<_> = comparison.arms.iter().map(|arm| compared && !arm.baseline).collect();
+    let reach = reach(&comparison.rows);
     out.push_str("<div class=\"scroll card\"><table><thead><tr><th></th>");
     for arm in &comparison.arms {
         let _ = write!(out, "<th>{}</th>", escape(&arm.name));
@@ -223,13 +236,14 @@ fn table(out: &mut String, comparison: &Comparison) {
     for (arm, _) in comparison.arms.iter().zip(&ours).filter(|(_, ours)| **ours) {
         let _ = write!(
             out,
-            "<th class=\"left\" colspan=\"2\">{} / better baseline\
-             <span class=\"sub\">geometric mean over seeds, 95 % interval</span></th>",
-            escape(&arm.name)
+            "<th class=\"left\">{} / better baseline\
+             <span class=\"sub\">95 % interval; the better baseline is underlined</span></th>\
+             <th class=\"left scale\"><span><i>{:.2}</i><i>1</i><i>{reach:.1}</i></span></th>",
+            escape(&arm.name),
+            1.0 / reach
         );
     }
     out.push_str("</tr></thead><tbody>");
-    let reach = reach(&comparison.rows);
     let columns = 1 + ours.len() + 2 * ours.iter().filter(|ours| **ours).count();
     let mut group = "";
     for row in &comparison.rows {
@@ -241,7 +255,8 @@ fn table(out: &mut String, comparison: &Comparison) {
                 "<tr class=\"group\"><th scope=\"rowgroup\" colspan=\"{columns}\">{group}</th></tr>"
             );
         }
-        let unit = match about.unit {
+        let (unit, factor) = unit(row);
+        let unit = match unit {
             "" => String::new(),
             unit => format!(" <span class=\"unit\">{unit}</span>"),
         };
@@ -249,12 +264,12 @@ fn table(out: &mut String, comparison: &Comparison) {
         for (index, mean) in row.means.iter().enumerate() {
             let class = match (ours[index], row.better_baseline == Some(index)) {
                 (true, _) => " class=\"ours\"",
-                (_, true) if comparison.arms.len() > 2 => " class=\"best\"",
+                (_, true) if row.ratios.iter().any(Option::is_some) => " class=\"best\"",
                 _ => "",
             };
-            let mut text = mean.map_or("–".to_owned(), |mean| number(row.metric, mean));
+            let mut text = mean.map_or("–".to_owned(), |mean| number(row.metric, mean * factor));
             if let (Some(i), false) = (row.intervals[index], compared) {
-                let (low, high) = (number(row.metric, i.low), number(row.metric, i.high));
+                let [low, high] = [i.low, i.high].map(|end| number(row.metric, end * factor));
                 let _ = write!(text, " <span class=\"unit\">{low} to {high}</span>");
             }
             let _ = write!(out, "<td{class}>{text}</td>");
@@ -275,17 +290,17 @@ fn ratio_cells(out: &mut String, row: &Row, index: usize, reach: f64) {
     };
     let class = class_of(ratio.verdict);
     let ends = ratio.interval.map(|interval| (interval.low, interval.high));
-    let interval = ends.map_or(String::new(), |(low, high)| {
-        format!(" <span class=\"ci\">{low:.2} to {high:.2}</span>")
-    });
+    let (text, interval) = ratio_texts(&ratio);
+    let interval =
+        interval.map_or(String::new(), |interval| format!(" <span class=\"ci\">{interval}</span>"));
     let better = match row.metric.about().better {
         Some(Better::Lower) => "lower is better",
         _ => "higher is better",
     };
     let _ = write!(
         out,
-        "<td class=\"left {class}\" title=\"{better}\">{:.2}{interval}</td><td class=\"left\">{}</td>",
-        ratio.ratio,
+        "<td class=\"left {class}\" title=\"{better}\">{}{interval}</td><td class=\"left\">{}</td>",
+        text,
         svg::whisker(ratio.ratio, ends, reach, class)
     );
 }
@@ -341,10 +356,10 @@ fn legend(arms: &[Arm], classes: &[String]) -> String {
     out + "</ul>"
 }
 
-fn figure(out: &mut String, title: &str, note: &str, legend: &str, plot: &str) {
+fn figure(out: &mut String, class: &str, title: &str, note: &str, legend: &str, plot: &str) {
     let _ = write!(
         out,
-        "<figure class=\"card\"><figcaption><h3>{}</h3><p class=\"note\">{}</p></figcaption>\
+        "<figure class=\"{class}\"><figcaption><h3>{}</h3><p class=\"note\">{}</p></figcaption>\
          {legend}{plot}</figure>",
         escape(title),
         escape(note)
@@ -436,7 +451,8 @@ fn queues(out: &mut String, comparison: &Comparison, classes: &[String]) {
     if end == 0.0 {
         return;
     }
-    let (level_max, seed) = (round_up(level_max), comparison.seeds().next().unwrap_or_default());
+    let (level_max, seed) =
+        (round_up(level_max.max(2.0)), comparison.seeds().next().unwrap_or_default());
     let _ = write!(
         out,
         "<div class=\"queues card\"><h3>Queue depth per replica</h3><p class=\"about\">Calls that \
@@ -454,7 +470,7 @@ fn queues(out: &mut String, comparison: &Comparison, classes: &[String]) {
             let most = replica.waiting.max.iter().flatten().fold(0.0f64, |m, v| m.max(*v));
             let _ = write!(
                 out,
-                "<div>{}: {} calls, at most {most:.0} waiting{}</div>",
+                "<div><b>{}</b> {} calls, up to {most:.0} waiting{}</div>",
                 escape(&replica.name),
                 number(Metric::CallsCompleted, replica.calls as f64),
                 svg::small_area(&line, end, level_max)
@@ -469,7 +485,7 @@ fn queues(out: &mut String, comparison: &Comparison, classes: &[String]) {
     out.push_str("</div>");
 }
 
-/// The next round number: 1, 2 or 5 times a power of ten; at least 1.
+/// The next round number, at least 1.
 fn round_up(value: f64) -> f64 {
     let value = value.max(1.0);
     let decade = 10f64.powf(value.log10().floor());
@@ -500,9 +516,12 @@ fn footer(out: &mut String, page: &Page, comparisons: &[Comparison]) {
          seeds; green and red mark intervals that do not hold 1. Many ratios are shown, and of \
          twenty without any difference one would be marked.</p><dl>",
     );
-    let mut commands: Vec<&str> = reports().map(|r| r.meta.command.as_str()).collect();
-    commands.dedup();
-    commands.retain(|command| !command.is_empty());
+    let mut commands: Vec<&str> = Vec::new();
+    for command in reports().map(|report| report.meta.command.as_str()) {
+        if !command.is_empty() && !commands.contains(&command) {
+            commands.push(command);
+        }
+    }
     for command in commands.iter().take(12) {
         let _ = write!(out, "<dt>Command</dt><dd><code>{}</code></dd>", escape(command));
     }

@@ -15,6 +15,8 @@ pub(super) struct Curve<'a> {
 
 /// Size of a plot, in its own units; it scales with the page.
 const WIDTH: f64 = 520.0;
+/// Width of a plot over the whole page.
+const WIDE: f64 = 1090.0;
 const HEIGHT: f64 = 290.0;
 const LEFT: f64 = 50.0;
 const RIGHT: f64 = 14.0;
@@ -34,7 +36,7 @@ pub(super) fn distributions(curves: &[Curve<'_>], axis: &str, unit_s: f64) -> St
     let mut svg = open(WIDTH, HEIGHT, &format!("{axis}: share of samples at or below a value"));
     for share in [0.0, 0.25, 0.5, 0.75, 0.95, 1.0] {
         let class = if share == 0.0 { "axis" } else { "grid" };
-        horizontal(&mut svg, y.at(share), class);
+        horizontal(&mut svg, WIDTH, y.at(share), class);
         // 100 and 95 would touch.
         if share != 1.0 {
             label(
@@ -56,27 +58,28 @@ pub(super) fn distributions(curves: &[Curve<'_>], axis: &str, unit_s: f64) -> St
             &duration(tick * unit_s),
         );
     }
-    title(&mut svg, axis);
+    title(&mut svg, WIDTH, axis);
     draw(&mut svg, curves, |p| [x.at(p[0].max(low).ln()), y.at(p[1])]);
     svg.push_str("</svg>");
     svg
 }
 
 /// Shares over time, in seconds.
-pub(super) fn shares_over_time(curves: &[Curve<'_>], axis: &str) -> String {
+pub(super) fn shares_over_time(curves: &[Curve<'_>], axis: &str, wide: bool) -> String {
+    let width = if wide { WIDE } else { WIDTH };
     let end = curves.iter().flat_map(|c| c.pieces.iter().flatten()).fold(1.0, |m, p| p[0].max(m));
-    let x = Scale { low: 0.0, high: end, from: LEFT, to: WIDTH - RIGHT };
+    let x = Scale { low: 0.0, high: end, from: LEFT, to: width - RIGHT };
     let y = Scale { low: 0.0, high: 1.0, from: HEIGHT - BOTTOM, to: TOP };
-    let mut svg = open(WIDTH, HEIGHT, axis);
+    let mut svg = open(width, HEIGHT, axis);
     for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
-        horizontal(&mut svg, y.at(share), if share == 0.0 { "axis" } else { "grid" });
+        horizontal(&mut svg, width, y.at(share), if share == 0.0 { "axis" } else { "grid" });
         label(&mut svg, LEFT - 8.0, y.at(share) + 4.0, "end", &format!("{:.0} %", share * 100.0));
     }
-    for tick in time_ticks(end, 6.0) {
+    for tick in time_ticks(end, width / 85.0) {
         vertical(&mut svg, x.at(tick));
         label(&mut svg, x.at(tick), HEIGHT - BOTTOM + 18.0, "middle", &duration(tick));
     }
-    title(&mut svg, axis);
+    title(&mut svg, width, axis);
     draw(&mut svg, curves, |p| [x.at(p[0]), y.at(p[1])]);
     svg.push_str("</svg>");
     svg
@@ -186,36 +189,37 @@ impl Scale {
     }
 }
 
-/// Round durations between two values of a unit: few enough to part their labels.
+/// Round durations between two values of a unit: of several sets of steps the finest whose
+/// labels do not touch; above a minute the steps of a clock.
 fn log_ticks(low: f64, high: f64, unit_s: f64) -> Vec<f64> {
-    const ROUND_S: [f64; 42] = [
-        1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05,
-        0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0,
-        3600.0, 7200.0, 18_000.0, 36_000.0, 72_000.0, 180_000.0, 360_000.0, 720_000.0, 1.8e6,
-        3.6e6, 7.2e6, 1.8e7,
+    const CLOCK_S: [f64; 12] = [
+        60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 18_000.0, 36_000.0, 180_000.0,
+        360_000.0,
     ];
-    let all: Vec<_> =
-        ROUND_S.iter().map(|s| s / unit_s).filter(|v| (low..=high).contains(v)).collect();
-    // Of each thousand either all, or every third: 1, 10, 100.
-    let apart = (high / low).log10() / 8.0;
-    let mut ticks: Vec<f64> = Vec::new();
-    for tick in all.iter().copied() {
-        let decade = {
-            let exponent = (tick * unit_s).log10();
-            (exponent - exponent.round()).abs() < 1e-9
-        };
-        match ticks.last() {
-            Some(last) if (tick / last).log10() < apart => {
-                // A power of ten is the rounder one of two that are too close.
-                let before = ticks.len().checked_sub(2).map(|index| ticks[index]);
-                if decade && before.is_none_or(|before| (tick / before).log10() >= apart) {
-                    ticks.pop();
-                    ticks.push(tick);
-                }
-            }
-            _ => ticks.push(tick),
+    const STEPS: [&[f64]; 5] = [
+        &[1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+        &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
+        &[1.0, 2.0, 3.0, 5.0],
+        &[1.0, 2.0, 5.0],
+        &[1.0],
+    ];
+    // A ninth of the axis is the room of a label.
+    let apart = |a: f64, b: f64| (b / a).log10() > (high / low).log10() / 9.0;
+    let mut ticks = Vec::new();
+    for steps in STEPS {
+        let below = (-6..2).flat_map(|decade| steps.iter().map(move |s| s * 10f64.powi(decade)));
+        let all = below.filter(|s| *s < CLOCK_S[0]).chain(CLOCK_S);
+        ticks = all.map(|s| s / unit_s).filter(|v| (low..=high).contains(v)).collect();
+        if ticks.windows(2).all(|pair| apart(pair[0], pair[1])) {
+            return ticks;
         }
     }
+    let mut last = None;
+    ticks.retain(|tick| {
+        let keep = last.is_none_or(|last| apart(last, *tick));
+        last = if keep { Some(*tick) } else { last };
+        keep
+    });
     ticks
 }
 
@@ -234,8 +238,8 @@ fn open(width: f64, height: f64, what: &str) -> String {
     format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{what}\">")
 }
 
-fn horizontal(svg: &mut String, y: f64, class: &str) {
-    let to = WIDTH - RIGHT;
+fn horizontal(svg: &mut String, width: f64, y: f64, class: &str) {
+    let to = width - RIGHT;
     let _ = write!(
         svg,
         "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{to}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>"
@@ -253,8 +257,8 @@ fn label(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
 }
 
-fn title(svg: &mut String, text: &str) {
-    let (x, y, text) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 6.0, escape(text));
+fn title(svg: &mut String, width: f64, text: &str) {
+    let (x, y, text) = ((LEFT + width - RIGHT) / 2.0, HEIGHT - 6.0, escape(text));
     let _ = write!(
         svg,
         "<text class=\"name\" x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{text}</text>"
@@ -303,7 +307,8 @@ mod tests {
         }
         assert_eq!(time_ticks(100.0, 6.0), [0.0, 30.0, 60.0, 90.0]);
         let ticks = log_ticks(1.0, 1e6, 1e-3);
-        assert_eq!(ticks, [1.0, 10.0, 100.0, 1000.0, 10_000.0, 60_000.0, 600_000.0]);
+        assert_eq!(ticks, [1.0, 10.0, 100.0, 1000.0, 10_000.0, 60_000.0, 300_000.0]);
+        assert_eq!(log_ticks(5.5, 19.0, 1e-3), [7.0, 10.0, 15.0]);
         for (low, high) in [(3.0, 11.0), (80.0, 90_000.0), (5.0, 5.5), (1.0, 1e9)] {
             let ticks = log_ticks(low, high, 1e-3);
             assert!(ticks.len() <= 10 && ticks.is_sorted(), "{low} {high}: {ticks:?}");
@@ -315,7 +320,7 @@ mod tests {
         let none = [Curve { name: "a<b", class: "arm-0".to_owned(), pieces: vec![Vec::new()] }];
         for svg in [
             distributions(&none, "x", 1.0),
-            shares_over_time(&none, "x"),
+            shares_over_time(&none, "x", true),
             small_area(&none[0], 0.0, 1.0),
             whisker(1.0, None, 2.0, "open"),
         ] {

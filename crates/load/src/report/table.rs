@@ -102,19 +102,20 @@ fn has_baseline(comparison: &Comparison) -> bool {
 
 fn cells(comparison: &Comparison, row: &Row) -> Vec<Cell> {
     let about = row.metric.about();
-    let name = match about.unit {
+    let (unit, factor) = unit(row);
+    let name = match unit {
         "" => format!("  {}", about.name),
         unit => format!("  {} ({unit})", about.name),
     };
     let mut cells = vec![Cell::left(name)];
     cells.extend(row.means.iter().zip(&row.intervals).map(|(mean, interval)| {
-        let text = mean.map_or("-".to_owned(), |mean| number(row.metric, mean));
+        let text = mean.map_or("-".to_owned(), |mean| number(row.metric, mean * factor));
         // Without another arm to compare with, the spread over seeds is of interest.
         match interval.filter(|_| comparison.arms.len() == 1) {
             Some(i) => Cell::new(format!(
                 "{text} ({} to {})",
-                number(row.metric, i.low),
-                number(row.metric, i.high)
+                number(row.metric, i.low * factor),
+                number(row.metric, i.high * factor)
             )),
             None => Cell::new(text),
         }
@@ -161,11 +162,10 @@ fn left_out(comparison: &Comparison) -> String {
 }
 
 /// `0.63 (0.58 to 0.69)`, with a word where it is sure.
-pub(super) fn ratio_text(ratio: &Ratio) -> String {
-    let mut text = ratio_number(ratio.ratio);
-    if let Some(interval) = ratio.interval {
-        let _ =
-            write!(text, " ({} to {})", ratio_number(interval.low), ratio_number(interval.high));
+fn ratio_text(ratio: &Ratio) -> String {
+    let (mut text, interval) = ratio_texts(ratio);
+    if let Some(interval) = interval {
+        let _ = write!(text, " ({interval})");
     }
     text.push_str(match ratio.verdict {
         Verdict::Better => " better",
@@ -175,8 +175,25 @@ pub(super) fn ratio_text(ratio: &Ratio) -> String {
     text
 }
 
-fn ratio_number(ratio: f64) -> String {
-    if ratio < 0.0995 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
+/// A ratio and its interval, with two decimals, or three where two would hide on which side
+/// of 1 it lies.
+pub(super) fn ratio_texts(ratio: &Ratio) -> (String, Option<String>) {
+    let ends = ratio.interval.map(|interval| [interval.low, interval.high]);
+    let sure = ratio.verdict != Verdict::Open;
+    let fine = std::iter::once(ratio.ratio)
+        .chain(ends.into_iter().flatten())
+        .any(|value| value < 0.0995 || (sure && (value - 1.0).abs() < 0.015));
+    let decimals = if fine { 3 } else { 2 };
+    let text = |value: f64| format!("{value:.decimals$}");
+    (text(ratio.ratio), ends.map(|[low, high]| format!("{} to {}", text(low), text(high))))
+}
+
+/// The unit in which a row is shown, and by how much its values are multiplied: long times
+/// are seconds.
+pub(super) fn unit(row: &Row) -> (&'static str, f64) {
+    let unit = row.metric.about().unit;
+    let least = row.means.iter().flatten().copied().fold(f64::INFINITY, f64::min);
+    if unit == "ms" && least >= 10_000.0 { ("s", 1e-3) } else { (unit, 1.0) }
 }
 
 /// A value as people read it: three significant digits, thousands parted, shares in percent.
