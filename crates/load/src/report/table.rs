@@ -201,8 +201,9 @@ pub(super) fn number(metric: Metric, value: f64) -> String {
     if metric == Metric::PrefixHit {
         return format!("{:.1} %", value * 100.0);
     }
+    let counted = metric.about().unit.is_empty();
     let decimals = match value.abs() {
-        v if v >= 100.0 || v == v.trunc() => 0,
+        v if v >= 100.0 || (counted && v == v.trunc()) => 0,
         v if v >= 10.0 => 1,
         v if v >= 1.0 => 2,
         _ => 3,
@@ -271,7 +272,8 @@ mod tests {
     #[test]
     fn numbers() {
         for (value, expected) in [
-            (0.0, "0"),
+            (0.0, "0.000"),
+            (7.0, "7.00"),
             (0.1234, "0.123"),
             (4.567, "4.57"),
             (45.67, "45.7"),
@@ -282,6 +284,7 @@ mod tests {
         ] {
             assert_eq!(number(Metric::TtftP50, value), expected);
         }
+        assert_eq!(number(Metric::CallsFailed, 7.0), "7");
         assert_eq!(number(Metric::PrefixHit, 0.7351), "73.5 %");
     }
 }
