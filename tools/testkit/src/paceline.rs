@@ -1,6 +1,7 @@
 //! The `paceline` binary as a server of a test.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -29,7 +30,17 @@ impl Paceline {
 
     /// `paceline COMMAND` on a free port.
     pub fn command(name: &str) -> Self {
-        let mut command = Command::new(crate::tools::paceline());
+        Self::from_command(Command::new(crate::tools::paceline()), name)
+    }
+
+    /// `paceline serve` of another build, on one core and a free port.
+    pub fn serve_pinned(program: &Path, core: usize) -> Self {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &core.to_string()]).arg(program);
+        Self::from_command(command, "serve")
+    }
+
+    fn from_command(mut command: Command, name: &str) -> Self {
         command.arg(name);
         Self { command, listen: Some("127.0.0.1:0".to_owned()), listeners: 1, config: None }
     }

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
 use tempfile::TempDir;
 
 /// A certificate for `localhost` and `127.0.0.1`, and the authority that signed it, as
@@ -16,6 +18,8 @@ impl Certificates {
     /// Makes an authority and a certificate.
     pub fn new() -> Self {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        // With equal names, OpenSSL takes the server's certificate for one that signs itself.
+        authority.distinguished_name.push(DnType::CommonName, "testkit authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
@@ -23,7 +27,9 @@ impl Certificates {
 
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let key = KeyPair::generate().unwrap();
-        let server = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+        let mut server = CertificateParams::new(names).unwrap();
+        server.distinguished_name.push(DnType::CommonName, "testkit server");
+        let server = server.signed_by(&key, &authority).unwrap();
 
         let certificates = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::write(certificates.authority(), authority.pem()).unwrap();

@@ -67,6 +67,13 @@ pub fn find_debian(program: &str) -> Option<Command> {
     Some(command)
 }
 
+/// A module of Debian's nginx, on the system or unpacked; `None` where it is not installed.
+pub fn find_nginx_module(file: &str) -> Option<PathBuf> {
+    let folders =
+        [PathBuf::from("/usr/lib/nginx/modules"), cache().join("debian/usr/lib/nginx/modules")];
+    folders.iter().map(|folder| folder.join(file)).find(|path| path.exists())
+}
+
 /// The interpreter of the virtual environment with the pinned SDKs.
 pub fn python() -> PathBuf {
     installed(cache().join("python/bin/python"), "Python with the openai package")

@@ -25,6 +25,9 @@ const FOR_TESTS: &[(&str, &str)] = &[("nginx", "nginx")];
 const FOR_BENCHES: &[(&str, &str)] =
     &[("nginx", "nginx"), ("wrk", "wrk"), ("valgrind", "valgrind")];
 
+/// The module by which nginx writes a reply in many chunks.
+pub(crate) const NGINX_ECHO: &str = "ngx_http_echo_module.so";
+
 /// Everything that `cargo xtask test` needs.
 pub(crate) fn for_tests(phases: &mut Phases) -> Result<()> {
     cargo_deny(phases)?;
@@ -35,7 +38,14 @@ pub(crate) fn for_tests(phases: &mut Phases) -> Result<()> {
 
 /// Everything that `cargo xtask bench` needs.
 pub(crate) fn for_benches(phases: &mut Phases) -> Result<()> {
-    debian(phases, FOR_BENCHES)
+    debian(phases, FOR_BENCHES)?;
+    if tools::find_nginx_module(NGINX_ECHO).is_none() {
+        let package = "libnginx-mod-http-echo";
+        phases.run(&format!("install {package} (Debian, unpacked into .cache/debian)"), || {
+            unpack(&[package])
+        })?;
+    }
+    Ok(())
 }
 
 /// Where `cargo_deny` puts the program.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod check;
 mod install;
 mod layers;
@@ -33,12 +34,23 @@ enum Command {
     },
     /// Whether every import points down through the layers.
     Layers,
+    /// Measures Paceline beside a known quantity.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
     /// Installs what the tests need into .cache/, and nothing else.
     Install {
         /// Also what the benchmarks need.
         #[arg(long)]
         benches: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// CPU, latency and memory of the gateway beside nginx's.
+    Gateway(bench::gateway::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +77,7 @@ fn run(command: Command) -> Result<()> {
             check::tests(&mut phases)?;
         }
         Command::Demo { options } => return check::demo(&options),
+        Command::Bench { what: Bench::Gateway(options) } => return bench::gateway::bench(&options),
         Command::Layers => phases.run("layers", layers::check)?,
         Command::Install { benches } => {
             install::for_tests(&mut phases)?;
