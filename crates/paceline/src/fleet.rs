@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use paceline_core::clock::{Stalled, run_virtual};
 use paceline_core::{Body, BoxFuture, CacheStatus, Clock, Name, RunId};
 use paceline_gateway::{Incoming, Pipeline};

@@ -86,7 +86,11 @@ pub(crate) fn run(args: &ReplayArgs) -> Result {
         rate,
         think_max: Duration::try_from_secs_f64(args.think_max)
             .map_err(|_| Failure::Usage("error: --think-max: give seconds, 0 or more".into()))?,
-        time_max: args.time_max.map(|s| positive("time-max", s)).transpose()?.map(Duration::from_secs_f64),
+        time_max: args
+            .time_max
+            .map(|s| positive("time-max", s))
+            .transpose()?
+            .map(Duration::from_secs_f64),
         style: Style { model: args.model.clone(), ..Style::default() },
         ..ReplayConfig::default()
     };
@@ -131,7 +135,8 @@ fn finish(args: &ReplayArgs, arms: &[Against], reports: Vec<Vec<Report>>) -> Res
         reports,
     });
     let arms: Vec<ArmReports> = arms.collect();
-    let trace_name = args.trace.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
+    let trace_name =
+        args.trace.file_name().map_or_else(String::new, |n| n.to_string_lossy().into());
     let comparison = Comparison::new(trace_name, arms)?;
     if args.json {
         let only = comparison.arms.first().and_then(|arm| arm.reports.first()).filter(|_| single);
@@ -257,7 +262,12 @@ pub(crate) fn look() -> Look {
 }
 
 /// Writes the page of some comparisons.
-pub(crate) fn write_page(path: &Path, title: &str, lead: &str, comparisons: &[Comparison]) -> anyhow::Result<()> {
+pub(crate) fn write_page(
+    path: &Path,
+    title: &str,
+    lead: &str,
+    comparisons: &[Comparison],
+) -> anyhow::Result<()> {
     let page = Page {
         title: title.to_owned(),
         lead: lead.to_owned(),
