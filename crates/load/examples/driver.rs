@@ -20,7 +20,15 @@ use paceline_load::{
 };
 use parking_lot::Mutex;
 
-const SLOTS: usize = 2;
+/// Slots of a replica: few for sessions that think, so that queues show; many for a stream
+/// of arrivals, so that the replicas keep up.
+const fn slots(kind: Kind) -> usize {
+    match kind {
+        Kind::Closed => 2,
+        Kind::Open { .. } => 128,
+    }
+}
+
 const REPLICAS: usize = 4;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -33,6 +41,7 @@ enum Way {
 struct Fake {
     clock: Clock,
     way: Way,
+    slots: usize,
     state: Mutex<State>,
 }
 
@@ -57,7 +66,7 @@ impl Fake {
         let output = digits.fold(0, |n, digit| n * 10 + u64::from(digit - b'0')).max(1);
         let mut state = self.state.lock();
         let State { turn, slots, calls, last } = &mut *state;
-        slots.resize(REPLICAS, vec![0; SLOTS]);
+        slots.resize(REPLICAS, vec![0; self.slots]);
         calls.resize(REPLICAS, Vec::new());
         *turn += 1;
         let free = |replica: usize| slots[replica].iter().copied().min().unwrap_or(0);
@@ -127,7 +136,7 @@ impl Probe for Fake {
             let calls = state.calls.get(replica).map_or(&[][..], |calls| calls);
             let running = calls.iter().filter(|c| c.0 <= now && now < c.1).count();
             let waiting = calls.iter().filter(|c| c.0 > now).count();
-            let kv_usage = running as f64 / SLOTS as f64;
+            let kv_usage = running as f64 / self.slots as f64;
             ReplicaStats { name: format!("replica-{replica}").into(), running, waiting, kv_usage }
         };
         (0..REPLICAS).map(of).collect()
@@ -150,7 +159,12 @@ fn run(
         left_out: fit,
     };
     run_virtual(|clock| async move {
-        let fake = Arc::new(Fake { clock: clock.clone(), way, state: Mutex::default() });
+        let fake = Arc::new(Fake {
+            clock: clock.clone(),
+            way,
+            slots: slots(trace.kind),
+            state: Mutex::default(),
+        });
         let probe = Arc::clone(&fake) as Arc<dyn Probe>;
         let replay = Replay {
             trace,

@@ -40,7 +40,8 @@ pub struct Config {
     /// Closed loop: sessions to draw. Default: all.
     pub sessions_max: Option<usize>,
     /// Calls to draw: a window of open arrivals at a random place, or sessions in drawn
-    /// order, of which the last is cut short. Default: all.
+    /// order, of which the last is cut short. With all open arrivals, seeds differ only in
+    /// how ticks are spread, so their intervals say little of other loads. Default: all.
     pub calls_max: Option<usize>,
     /// Open arrivals: how many times as fast they come. Default: 1.
     pub rate: f64,

@@ -341,4 +341,51 @@ mod tests {
         assert_eq!(here[256..512], there[1024..1280]);
         assert_ne!(here[256..512], there[1280..1536]);
     }
+
+    /// An endless prefix cache finds in the texts what the block ids promise.
+    #[test]
+    fn prefix_hits_of_the_text_are_those_of_the_ids() {
+        use std::collections::HashSet;
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/traces");
+        for (file, sessions) in
+            [("mooncake_slice.jsonl.gz", 300), ("claude_code_slice.jsonl.gz", 3)]
+        {
+            let trace = Trace::read(&dir.join(file)).unwrap();
+            let style = Style::default();
+            let writer = Writer::new(&style, &trace);
+            let (mut text_seen, mut ids_seen) = (HashSet::new(), HashSet::new());
+            let (mut tokens, mut text_hits, mut ids_hits) = (0, 0, 0);
+            let mut unique = 0;
+            for session in trace.sessions.iter().take(sessions) {
+                for (index, agent) in session.agents.iter().enumerate() {
+                    for call in &agent.calls {
+                        unique += 1;
+                        tokens += u64::from(call.input_tokens);
+                        let text = rendered(&style, &writer.body(session, index, call, unique));
+                        assert_eq!(text.len(), call.input_tokens as usize * 4);
+                        // An engine's blocks of 16 tokens.
+                        let (mut chain, mut hit) = (0, true);
+                        for block in text.chunks_exact(64) {
+                            chain = xxhash_rust::xxh3::xxh3_64_with_seed(block, chain);
+                            hit &= !text_seen.insert(chain);
+                            text_hits += if hit { 16 } else { 0 };
+                        }
+                        let ids =
+                            call.blocks.iter().flat_map(|r| r.start..r.start + u64::from(r.blocks));
+                        let (mut chain, mut hit) = (session.space, true);
+                        for id in ids.take(call.input_tokens as usize / trace.block_tokens as usize)
+                        {
+                            chain = mix(chain ^ mix(id));
+                            hit &= !ids_seen.insert(chain);
+                            ids_hits += if hit { u64::from(trace.block_tokens) } else { 0 };
+                        }
+                    }
+                }
+            }
+            let (text, ids) = (text_hits as f64 / tokens as f64, ids_hits as f64 / tokens as f64);
+            // A last block that is not whole counts in part, and main and sub-agents of a
+            // session differ by their headers.
+            assert!((text - ids).abs() < 0.01, "{file}: {text} by text, {ids} by ids");
+        }
+    }
 }

@@ -53,7 +53,7 @@ pub enum Kind {
 /// One agent job: the calls of a main agent and of the sub-agents that it started.
 #[derive(Clone, Debug)]
 pub struct Session {
-    /// Unique within the trace.
+    /// Unique within the trace, except that open arrivals of one conversation share theirs.
     pub id: String,
     /// Block ids of equal spaces are comparable: a number of the session's own, or zero
     /// where ids are global.

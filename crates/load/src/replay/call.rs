@@ -58,7 +58,7 @@ impl Shared {
         let request = Request {
             run: item.run.clone(),
             agent: thread.name.clone(),
-            session: index,
+            session: item.number,
             intended: at,
             body,
         };

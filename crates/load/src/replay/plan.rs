@@ -1,5 +1,6 @@
 //! What a seed draws.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -27,6 +28,8 @@ pub struct Item {
     /// The name of its run: the session's with the seed, so that replays against one gateway
     /// never share a run.
     pub run: String,
+    /// The run's number in the plan, from 0: open arrivals of one conversation share it.
+    pub number: usize,
     /// When it starts, since the start of the replay. In closed loop this holds for the
     /// first sessions; the others start when one ends.
     pub at: Duration,
@@ -61,7 +64,12 @@ fn closed(trace: &Trace, config: &Config, random: &mut Rng) -> (Vec<Item>, usize
             break;
         }
         left = left.saturating_sub(session.calls());
-        items.push(Item { run: run(&session.id, config.seed), session, at: Duration::ZERO });
+        items.push(Item {
+            run: run(&session.id, config.seed),
+            number: items.len(),
+            session,
+            at: Duration::ZERO,
+        });
     }
     let active = config.active.clamp(1, items.len().max(1));
     let mut offsets: Vec<_> =
@@ -85,10 +93,15 @@ fn open(trace: &Trace, config: &Config, tick: Duration, random: &mut Rng) -> Vec
             let spread =
                 if config.spread_ticks { tick.mul_f64(random.f64()) } else { Duration::ZERO };
             let at = (arrival(session) - origin + spread).div_f64(config.rate.max(1e-6));
-            Item { run: run(&session.id, config.seed), session: session.clone(), at }
+            Item { run: run(&session.id, config.seed), number: 0, session: session.clone(), at }
         })
         .collect();
     items.sort_by_key(|item| item.at);
+    let mut numbers = HashMap::new();
+    for item in &mut items {
+        let next = numbers.len();
+        item.number = *numbers.entry(item.session.id.clone()).or_insert(next);
+    }
     items
 }
 

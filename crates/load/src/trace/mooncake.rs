@@ -1,8 +1,15 @@
 //! Calls of a chat service: one JSON object a line, arriving whatever the server does.
+//!
+//! The trace does not say which calls belong together, but its block ids do: a prompt that
+//! begins with all whole blocks of an earlier prompt goes on with that conversation, and is
+//! given its name. (In the recording at hand a third of the calls do, and that explains 31
+//! of the 37 % of blocks that repeat.)
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Agent, Kind, Lines, Parsed, Run, Session, TraceCall, TraceError};
 
@@ -32,10 +39,13 @@ pub(super) fn read(first: String, lines: &mut Lines<'_>) -> Result<Parsed, Trace
     }
     let times: Vec<_> = calls.iter().map(|(_, raw)| raw.timestamp).collect();
     let tick = tick(times);
-    // The session's name is its line, so a name in a report leads to the call.
-    let mut sessions: Vec<_> = calls
+    calls.sort_by_key(|(line, raw)| (raw.timestamp, *line));
+    let mut conversations = Conversations::default();
+    let sessions = calls
         .into_iter()
         .map(|(line, raw)| {
+            // The name is a line, so a name in a report leads to the call.
+            let name = format!("call-{}", conversations.line_of(line, &raw));
             let call = TraceCall {
                 at: Duration::from_millis(raw.timestamp),
                 think: Duration::ZERO,
@@ -44,11 +54,46 @@ pub(super) fn read(first: String, lines: &mut Lines<'_>) -> Result<Parsed, Trace
                 output_tokens: raw.output_length.max(1),
                 blocks: runs(&raw.hash_ids),
             };
-            single(format!("call-{line}"), 0, call)
+            single(name, 0, call)
         })
         .collect();
-    sessions.sort_by_key(|session| session.agents[0].calls[0].at);
     Ok(Parsed { kind: Kind::Open { tick }, block_tokens: BLOCK_TOKENS, sessions })
+}
+
+/// Fewest blocks that make a conversation: calls that share only the first are taken to
+/// share no more than a system prompt.
+const CONVERSATION_BLOCKS_MIN: usize = 2;
+
+/// The whole blocks of each prompt so far, as a hash, with the line that began its
+/// conversation.
+#[derive(Default)]
+struct Conversations(HashMap<u64, usize>);
+
+impl Conversations {
+    /// The line of the first call of the conversation that this call goes on with, or
+    /// begins.
+    fn line_of(&mut self, line: usize, call: &RawCall) -> usize {
+        let (mut chain, mut first) = (0, line);
+        let mut whole = None;
+        for (index, id) in call.hash_ids.iter().enumerate() {
+            chain = xxh3_64_with_seed(&id.to_le_bytes(), chain);
+            let blocks = index + 1;
+            if blocks < CONVERSATION_BLOCKS_MIN {
+                continue;
+            }
+            // The deepest one counts: a conversation may have branched off another.
+            if let Some(known) = self.0.get(&chain) {
+                first = *known;
+            }
+            if blocks == (call.input_length / BLOCK_TOKENS) as usize {
+                whole = Some(chain);
+            }
+        }
+        if let Some(whole) = whole {
+            self.0.insert(whole, first);
+        }
+        first
+    }
 }
 
 /// A session that is one call.

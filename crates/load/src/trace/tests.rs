@@ -72,6 +72,32 @@ fn an_open_trace_and_its_tick() {
 }
 
 #[test]
+fn conversations_are_found_by_their_prefixes() {
+    let check = |calls: &[(u32, &str)], expected: &[&str]| {
+        let line = |(input, ids): &(u32, &str)| {
+            format!(
+                "{{\"timestamp\":5,\"input_length\":{input},\"output_length\":3,\"hash_ids\":[{ids}]}}\n"
+            )
+        };
+        let text: String = calls.iter().map(line).collect();
+        let trace = Trace::parse("m.jsonl", text.as_bytes()).unwrap();
+        let names: Vec<_> = trace.sessions.iter().map(|s| s.id.as_str()).collect();
+        assert_eq!(names, expected, "{calls:?}");
+    };
+    // The third goes on with the first, whose last block was not whole; the fourth with that.
+    check(
+        &[(1300, "0,1,2"), (1536, "0,5,6"), (2048, "0,1,7,8"), (2060, "0,1,7,8,9")],
+        &["call-1", "call-2", "call-1", "call-1"],
+    );
+    // One block in common is a system prompt, and part of a prompt is not its whole.
+    check(
+        &[(512, "0"), (1024, "0,1"), (2048, "0,1,2,3"), (1536, "0,1,9")],
+        &["call-1", "call-2", "call-2", "call-2"],
+    );
+    check(&[(2048, "0,1,2,3"), (2048, "0,1,2,9")], &["call-1", "call-2"]);
+}
+
+#[test]
 fn an_azure_trace() {
     let text = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n2023-11-16 18:17:03.9799600,4808,10\r\n\
                 2023-11-16 18:17:04.0319600,3180,0\r\n";
