@@ -26,8 +26,11 @@ const BOTTOM: f64 = 44.0;
 /// Distributions: shares over values on a logarithmic axis. `unit_s` is the length of the
 /// values' unit in seconds.
 pub(super) fn distributions(curves: &[Curve<'_>], axis: &str, unit_s: f64) -> String {
-    let values = || curves.iter().flat_map(|c| c.pieces.iter().flatten()).map(|p| p[0]);
-    let high = values().fold(f64::MIN_POSITIVE, f64::max) * 1.05;
+    let points = || curves.iter().flat_map(|c| c.pieces.iter().flatten());
+    let values = || points().map(|p| p[0]);
+    // One outlier in a million tokens would squeeze all others into a corner.
+    let most = points().filter(|p| p[1] <= 0.9995).map(|p| p[0]);
+    let high = most.fold(f64::MIN_POSITIVE, f64::max) * 1.05;
     let low = values().filter(|v| *v > 0.0).fold(high, f64::min);
     // Six decades are more than a reader takes in; what is below stands at the edge.
     let low = low.max(high / 1e6).min(high / 2.0) / 1.05;
@@ -203,8 +206,8 @@ fn log_ticks(low: f64, high: f64, unit_s: f64) -> Vec<f64> {
         &[1.0, 2.0, 5.0],
         &[1.0],
     ];
-    // A ninth of the axis is the room of a label.
-    let apart = |a: f64, b: f64| (b / a).log10() > (high / low).log10() / 9.0;
+    // The room of a label where the page is narrow and letters are large.
+    let apart = |a: f64, b: f64| (b / a).log10() > (high / low).log10() / 7.0;
     let mut ticks = Vec::new();
     for steps in STEPS {
         let below = (-6..2).flat_map(|decade| steps.iter().map(move |s| s * 10f64.powi(decade)));
@@ -307,7 +310,7 @@ mod tests {
         }
         assert_eq!(time_ticks(100.0, 6.0), [0.0, 30.0, 60.0, 90.0]);
         let ticks = log_ticks(1.0, 1e6, 1e-3);
-        assert_eq!(ticks, [1.0, 10.0, 100.0, 1000.0, 10_000.0, 60_000.0, 300_000.0]);
+        assert_eq!(ticks, [1.0, 10.0, 100.0, 1000.0, 10_000.0, 120_000.0]);
         assert_eq!(log_ticks(5.5, 19.0, 1e-3), [7.0, 10.0, 15.0]);
         for (low, high) in [(3.0, 11.0), (80.0, 90_000.0), (5.0, 5.5), (1.0, 1e9)] {
             let ticks = log_ticks(low, high, 1e-3);
