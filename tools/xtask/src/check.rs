@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::phases::{Phases, cargo, run};
-use crate::{install, layers, tidy};
+use crate::{generated, install, layers, tidy};
 
 /// Everything but the tests, the cheapest first.
 pub(crate) fn all(phases: &mut Phases) -> Result<()> {
@@ -19,7 +19,8 @@ pub(crate) fn all(phases: &mut Phases) -> Result<()> {
     phases.run("clippy", || {
         let lints = ["--", "-D", "warnings"];
         run(cargo().args(["clippy", "--locked", "--workspace", "--all-targets"]).args(lints))
-    })
+    })?;
+    phases.run("generated documents", generated::check)
 }
 
 /// Builds and runs the tests of the workspace.

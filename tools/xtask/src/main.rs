@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod check;
+mod generated;
 mod install;
 mod layers;
 mod phases;
@@ -32,6 +33,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Writes the documents that are made from the binary.
+    Generate,
     /// Whether every import points down through the layers.
     Layers,
     /// Measures Paceline beside a known quantity.
@@ -78,6 +81,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Demo { options } => return check::demo(&options),
         Command::Bench { what: Bench::Gateway(options) } => return bench::gateway::bench(&options),
+        Command::Generate => phases.run("generate", generated::write)?,
         Command::Layers => phases.run("layers", layers::check)?,
         Command::Install { benches } => {
             install::for_tests(&mut phases)?;

@@ -2,7 +2,8 @@
 
 BASE_URL is the gateway's, without a path. API_KEY is set where the gateway asks for one;
 a wrong one must then fail. UNKNOWN_MODEL is set where the gateway knows its models; that
-name must then fail. Prints a line for each point that holds, and ends at the first that
+name must then fail. EMBEDDED is set where the engine is the gateway's own, which it must
+then say. Prints a line for each point that holds, and ends at the first that
 does not.
 """
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 BASE_URL = os.environ["BASE_URL"]
 API_KEY = os.environ.get("API_KEY")
 UNKNOWN_MODEL = os.environ.get("UNKNOWN_MODEL")
+EMBEDDED = os.environ.get("EMBEDDED")
 
 # No call of this run equals one of another.
 NONCE = uuid.uuid4().hex
@@ -209,7 +211,8 @@ def equal_calls():
         "hit",
     )
     assert first.content == second.content
-    assert "simulated" in first.headers["x-paceline-warning"]
+    if EMBEDDED:
+        assert "simulated" in first.headers["x-paceline-warning"], first.headers
     hot = [raw("again", temperature=1) for _ in range(2)]
     assert all(reply.headers["x-paceline-cache"] == "bypass" for reply in hot), hot
 
