@@ -48,7 +48,7 @@ pub(crate) async fn http1(
     match result {
         Ok(response) => {
             let source = Source::Http1 { connection: Some(connection), pool: Arc::clone(pool) };
-            Ok(response.map(|body| Frames { body, source, ended: false }))
+            Ok(response.map(|body| Frames { body, source, ended: false, failure: None }))
         }
         Err(mut failure) => {
             let unsent = failure.take_message().is_some();
@@ -68,7 +68,8 @@ pub(crate) async fn http2(
 ) -> Result<Response<Frames>, Failure> {
     match sender.try_send_request(request).await {
         Ok(response) => {
-            Ok(response.map(|body| Frames { body, source: Source::Http2, ended: false }))
+            let source = Source::Http2;
+            Ok(response.map(|body| Frames { body, source, ended: false, failure: None }))
         }
         Err(mut failure) => {
             let again = failure.take_message().is_some();
@@ -83,6 +84,8 @@ pub(crate) struct Frames {
     body: Incoming,
     source: Source,
     ended: bool,
+    /// Why it broke off, until those who read it have what came before.
+    failure: Option<hyper::Error>,
 }
 
 enum Source {
@@ -94,7 +97,7 @@ impl Frames {
     /// The next bytes; `None` at the proper end, when the connection is back in its pool.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Bytes>>> {
         if self.ended {
-            return Poll::Ready(None);
+            return Poll::Ready(self.failure.take().map(Err));
         }
         let mut joined = Joined::default();
         let mut driven = false;
@@ -112,7 +115,9 @@ impl Frames {
                 Poll::Ready(Some(Err(error))) => {
                     self.ended = true;
                     self.source = Source::Http2;
-                    return Poll::Ready(Some(Err(error)));
+                    let Some(bytes) = joined.take() else { return Poll::Ready(Some(Err(error))) };
+                    self.failure = Some(error);
+                    return Poll::Ready(Some(Ok(bytes)));
                 }
                 Poll::Ready(None) => {
                     self.finish(cx);
