@@ -68,15 +68,18 @@ impl Edge {
         request: Request<HyperBody>,
     ) -> Result<Response<AnswerBody>, Infallible> {
         let http1 = request.version() < Version::HTTP_2;
-        let answer = match self.route(request).await {
-            Ok(answer) => answer,
-            Err(error) => error_answer(&error),
+        let framing = check_framing(&request);
+        let unclear = framing.is_err();
+        let result = match framing {
+            Ok(()) => self.route(request).await,
+            Err(error) => Err(error),
         };
+        let answer = result.unwrap_or_else(|error| error_answer(&error));
         let Answer { status, mut headers, body } = answer;
-        if http1
-            && (status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT)
-        {
-            // The rest of the body is not read, so the connection ends here.
+        let unread =
+            status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
+        if http1 && (unclear || unread) {
+            // Where the body ends is not known, or not waited for: the connection ends here.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let mut response = Response::new(body);
@@ -88,7 +91,6 @@ impl Edge {
     async fn route(&self, request: Request<HyperBody>) -> Result<Answer> {
         let arrived = self.pipeline.clock().now();
         let (head, body) = request.into_parts();
-        check_framing(&head)?;
         let (run, path) = split_run(&head.uri)?;
         match (&path[..], &head.method) {
             (b"/v1/chat/completions", &Method::POST) => {
@@ -199,15 +201,16 @@ impl Edge {
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Refuses requests whose framing another server might read otherwise (request smuggling).
-fn check_framing(head: &::http::request::Parts) -> Result<()> {
-    if head.version >= Version::HTTP_2 {
+fn check_framing(request: &Request<HyperBody>) -> Result<()> {
+    if request.version() >= Version::HTTP_2 {
         return Ok(());
     }
-    let hosts = head.headers.get_all(HOST).iter().count();
-    if hosts != 1 && head.version == Version::HTTP_11 || hosts > 1 {
+    let headers = request.headers();
+    let hosts = headers.get_all(HOST).iter().count();
+    if hosts != 1 && request.version() == Version::HTTP_11 || hosts > 1 {
         return Err(Error::invalid("the request must have exactly one `Host` header"));
     }
-    if head.headers.contains_key(TRANSFER_ENCODING) && head.headers.contains_key(CONTENT_LENGTH) {
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
         return Err(Error::invalid(
             "the request has both `Transfer-Encoding` and `Content-Length`; send one of them",
         ));
