@@ -81,8 +81,11 @@ impl Memory {
         }
         // The other forms have entries of their own, so that each is made once.
         let derived = key.form(wanted);
-        if let Some(entry) = self.find(call, derived) {
-            return Some(reply(wanted, entry.body.clone()));
+        if let Some(made) = self.find(call, derived)
+            // Made of this answer, and not of one that was refreshed since.
+            && made.expires == entry.expires
+        {
+            return Some(reply(wanted, made.body.clone()));
         }
         let body = derive(&entry, wanted)?;
         let expires = entry.expires;
