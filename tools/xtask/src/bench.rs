@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what Paceline costs, beside a known quantity in the same run.
 
 pub(crate) mod gateway;
+pub(crate) mod instructions;
 mod load;
 mod measure;
 mod paced;

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Packages that never ship. They import what they like, and nothing imports them but
 /// tests and each other.
-const TOOLS: &[&str] = &["xtask", "testkit"];
+const TOOLS: &[&str] = &["xtask", "testkit", "hotpath"];
 
 /// A package of the workspace and its imports within it, dev-dependencies left out.
 #[derive(Debug)]

@@ -54,6 +54,8 @@ enum Command {
 enum Bench {
     /// CPU, latency and memory of the gateway beside nginx's.
     Gateway(bench::gateway::Options),
+    /// Instructions of the functions that every call passes, beside their baselines.
+    Instructions(bench::instructions::Options),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +83,9 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Demo { options } => return check::demo(&options),
         Command::Bench { what: Bench::Gateway(options) } => return bench::gateway::bench(&options),
+        Command::Bench { what: Bench::Instructions(options) } => {
+            return bench::instructions::bench(&options);
+        }
         Command::Generate => phases.run("generate", generated::write)?,
         Command::Layers => phases.run("layers", layers::check)?,
         Command::Install { benches } => {

@@ -21,6 +21,8 @@ pub(super) struct Load {
     pub(super) streamed: bool,
     /// Whether all requests are the same, so that a cache answers them.
     pub(super) repeated: bool,
+    /// 0 switches flights and the cache on; with 1, a gateway only forwards.
+    pub(super) temperature: u8,
 }
 
 /// What wrk tells.
@@ -38,6 +40,11 @@ impl Outcome {
 }
 
 impl Load {
+    /// Requests of this size over so many connections, each of them another.
+    pub(super) fn distinct(body_bytes: usize, connections: usize) -> Self {
+        Self { body_bytes, connections, streamed: false, repeated: false, temperature: 0 }
+    }
+
     /// Sends for so long. `first` is the number of the first request; no two runs may use
     /// the same numbers.
     pub(super) fn run(&self, base: &str, first: u64, time: Duration) -> Result<Outcome> {
@@ -119,8 +126,9 @@ impl Load {
     fn body(&self) -> (String, String) {
         let stream = if self.streamed { "\"stream\":true," } else { "" };
         let before = format!(
-            "{{\"model\":\"bench\",\"temperature\":0,{stream}\"messages\":[{{\"role\":\"user\",\
-             \"content\":\"call "
+            "{{\"model\":\"bench\",\"temperature\":{temperature},{stream}\"messages\":[{{\"role\":\"user\",\
+             \"content\":\"call ",
+            temperature = self.temperature,
         );
         let end = "\"}]}";
         let room = self.body_bytes - before.len() - 12 - end.len();
@@ -151,7 +159,7 @@ mod tests {
     fn bodies_are_valid_json_of_the_promised_length() {
         for streamed in [false, true] {
             for body_bytes in (200..400).chain([1024, 32 * 1024]) {
-                let load = Load { body_bytes, connections: 1, streamed, repeated: false };
+                let load = Load { streamed, ..Load::distinct(body_bytes, 1) };
                 let (before, after) = load.body();
                 let body = format!("{before}{:012}{after}", 7);
                 assert_eq!(body.len(), body_bytes);
