@@ -57,11 +57,8 @@ impl Client {
             let due = begin + interval * u32::try_from(number)?;
             let message = request(number);
             self.receive_until(due, &mut latencies)?;
-            let turn = number % self.connections.len();
+            let turn = self.free_connection(number, &mut latencies)?;
             let connection = &mut self.connections[turn];
-            if connection.due.is_some() {
-                bail!("a connection still waits for its answer when its next turn comes");
-            }
             connection.due = Some(due);
             connection.send(&message)?;
         }
@@ -88,6 +85,24 @@ impl Client {
             self.receive(Duration::from_secs(10), &mut latencies)?;
         }
         Ok(())
+    }
+
+    /// The next connection without a request under way. Where all have one, the request
+    /// waits, and its latency with it.
+    fn free_connection(&mut self, number: usize, latencies: &mut Vec<f64>) -> Result<usize> {
+        let patience = Instant::now() + Duration::from_secs(10);
+        let count = self.connections.len();
+        loop {
+            let turns = (0..count).map(|step| (number + step) % count);
+            let free = turns.into_iter().find(|turn| self.connections[*turn].due.is_none());
+            if let Some(turn) = free {
+                return Ok(turn);
+            }
+            if Instant::now() > patience {
+                bail!("no answer on any connection within 10 s");
+            }
+            self.receive(Duration::from_millis(100), latencies)?;
+        }
     }
 
     fn receive_until(&mut self, due: Instant, latencies: &mut Vec<f64>) -> Result<()> {
