@@ -1,0 +1,15 @@
+//! The tests of the binary, one file per capability, on real sockets.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a step that fails ends its test")]
+
+mod answers;
+mod balance;
+mod bytes;
+mod cache;
+mod disconnects;
+mod endpoints;
+mod flights;
+mod requests;
+mod runs;
+mod statuses;
+mod support;
