@@ -236,9 +236,10 @@ fn reply(form: Form, body: Bytes) -> Reply {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes().to_ascii_lowercase());
+    const KIND: &[u8] = b"application/json";
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..KIND.len()));
     let plain = !headers.contains_key(http::header::CONTENT_ENCODING);
-    plain && kind.is_some_and(|kind| kind.starts_with(b"application/json"))
+    plain && kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
 }
 
 /// Whether a body of status 200 is a finished completion: some providers report errors so.

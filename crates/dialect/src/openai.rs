@@ -1,5 +1,7 @@
 //! The OpenAI chat format: the fields of a request, the usage of a reply, the error shape.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use memchr::memmem;
 use paceline_core::{Error, Fields, Usage};
@@ -92,7 +94,9 @@ pub fn read_events(events: &[u8], facts: &mut Facts) {
 
 /// Whether a whole reply, or an event, gives a finish reason that is not null.
 pub fn has_finished(json: &[u8]) -> bool {
-    memmem::find_iter(json, b"\"finish_reason\"")
+    static NAME: LazyLock<memmem::Finder<'static>> =
+        LazyLock::new(|| memmem::Finder::new(b"\"finish_reason\""));
+    NAME.find_iter(json)
         .any(|at| member_value(&json[at + 15..]).is_some_and(|v| v.starts_with(b"\"")))
 }
 
@@ -101,9 +105,11 @@ pub fn has_finished(json: &[u8]) -> bool {
 /// It looks for the member's name outside of texts: within a JSON text its quotes would be
 /// escaped, so `"usage"` cannot match there.
 pub fn usage(body: &[u8]) -> Option<Usage> {
+    static NAME: LazyLock<memmem::FinderRev<'static>> =
+        LazyLock::new(|| memmem::FinderRev::new(b"\"usage\""));
     let mut end = body.len();
     loop {
-        let at = memmem::rfind(&body[..end], b"\"usage\"")?;
+        let at = NAME.rfind(&body[..end])?;
         let value = member_value(&body[at + 7..]);
         if let Some(object) = value.filter(|value| value.starts_with(b"{")) {
             let object = &object[..object_len(object)];
@@ -173,10 +179,16 @@ fn object_len(bytes: &[u8]) -> usize {
 }
 
 fn number(object: &[u8], name: &[u8]) -> Option<u64> {
-    let at = memmem::find(object, name)?;
+    // Usage objects are short: a look at each quote is cheaper than setting up a search.
+    let at = memchr::memchr_iter(b'"', object).find(|at| object[*at..].starts_with(name))?;
     let value = member_value(&object[at + name.len()..])?;
-    let digits = value.iter().position(|b| !b.is_ascii_digit()).unwrap_or(value.len());
-    std::str::from_utf8(&value[..digits]).ok()?.parse().ok()
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
+    let (mut number, mut any) = (0u64, false);
+    for digit in digits {
+        number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
+        any = true;
+    }
+    any.then_some(number)
 }
 
 #[cfg(test)]

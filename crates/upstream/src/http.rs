@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
-    HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
 };
 use ::http::{HeaderValue, Request, Uri, Version};
 use bytes::{Bytes, BytesMut};
@@ -22,6 +21,7 @@ use paceline_telemetry::metrics::GaugeHold;
 use paceline_telemetry::task;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
+use smallvec::SmallVec;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Upstream;
@@ -33,10 +33,6 @@ use crate::metrics::Metrics;
 use crate::pool::{Connection, Pool};
 
 type Http2Sender = http2::SendRequest<Full<Bytes>>;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const ALT_SVC: HeaderName = HeaderName::from_static("alt-svc");
 
 /// An upstream behind HTTP, as one core sees it: it has connections of its own.
 pub struct Http {
@@ -349,35 +345,27 @@ fn join(prefix: &str, path: &[u8]) -> Bytes {
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+    const KIND: &[u8] = b"text/event-stream";
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..KIND.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
 }
 
 /// Takes out what concerns the connection to the upstream and not the caller.
 fn strip_connection_headers(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
+    let mut out: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    for (name, value) in &*headers {
+        match name.as_str() {
+            "connection" => {
+                let named = value.to_str().unwrap_or_default().split(',');
+                out.extend(named.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
+                out.push(name.clone());
+            }
+            "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding"
+            | "upgrade" | "content-length" | "alt-svc" => out.push(name.clone()),
+            _ => {}
+        }
     }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        CONTENT_LENGTH,
-        ALT_SVC,
-        ACCEPT_ENCODING,
-    ] {
+    for name in out {
         headers.remove(name);
     }
 }

@@ -3,11 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap,
-    HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use ::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use paceline_core::{
     CacheMode, Call, CallId, Caller, Deadline, Error, ErrorKind, Fields, Instant, Name, Origin,
@@ -15,43 +11,13 @@ use paceline_core::{
 };
 use paceline_dialect::openai;
 use ring::digest::{SHA256, digest};
+use smallvec::SmallVec;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::pipeline::{Incoming, Shared};
 
-const RUN: HeaderName = HeaderName::from_static("x-paceline-run");
-const PARENT: HeaderName = HeaderName::from_static("x-paceline-parent");
-const AGENT: HeaderName = HeaderName::from_static("x-paceline-agent");
-const PRIORITY: HeaderName = HeaderName::from_static("x-paceline-priority");
-const DEADLINE: HeaderName = HeaderName::from_static("x-paceline-deadline-ms");
-const CACHE: HeaderName = HeaderName::from_static("x-paceline-cache");
-const BATCH: HeaderName = HeaderName::from_static("x-paceline-batch");
-const BUDGET: HeaderName = HeaderName::from_static("x-paceline-budget");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Headers that concern the connection to us, or us alone. `Accept-Encoding` is among
-/// them, because a compressed stream could neither be cut at its events nor kept.
-const NOT_FORWARDED: [HeaderName; 16] = [
-    HOST,
-    CONTENT_LENGTH,
-    ACCEPT_ENCODING,
-    CONNECTION,
-    KEEP_ALIVE,
-    TRANSFER_ENCODING,
-    TE,
-    TRAILER,
-    UPGRADE,
-    EXPECT,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    PROXY_CONNECTION,
-    PRIORITY,
-    BATCH,
-    BUDGET,
-];
 
 /// Who may call.
 #[derive(Clone, Default)]
@@ -93,10 +59,10 @@ impl Admit {
         let Incoming { method, path, run, mut headers, body, arrived } = incoming;
         let tenant = self.tenant(&mut headers)?;
         let fields = openai::fields(&body)?;
-        let named = NamedRun::of(run, &mut headers, &body, &fields)?;
-        let cache = cache_mode(headers.remove(CACHE))?;
-        let deadline = deadline(headers.remove(DEADLINE), arrived)?;
-        strip(&mut headers);
+        let mut ours = strip(&mut headers);
+        let cache = cache_mode(ours.cache.take())?;
+        let deadline = deadline(ours.deadline.take(), arrived)?;
+        let named = NamedRun::of(run, ours, &headers, &body, &fields)?;
         let shares = fields.repeatable || !matches!(cache, CacheMode::Auto | CacheMode::No);
         let credential = match headers.get(AUTHORIZATION) {
             Some(value) if shares => sha256(value.as_bytes()),
@@ -154,14 +120,15 @@ impl NamedRun {
     /// Headers come first, then the path, `metadata`, `baggage` and the trace.
     fn of(
         run: Option<RunId>,
-        headers: &mut HeaderMap,
+        ours: Ours,
+        headers: &HeaderMap,
         body: &Bytes,
         fields: &Fields,
     ) -> Result<Self> {
         let mut named = Self {
-            run: name(headers.remove(RUN), "x-paceline-run")?.map(RunId).or(run),
-            parent: name(headers.remove(PARENT), "x-paceline-parent")?,
-            agent: name(headers.remove(AGENT), "x-paceline-agent")?,
+            run: name(ours.run, "x-paceline-run")?.map(RunId).or(run),
+            parent: name(ours.parent, "x-paceline-parent")?,
+            agent: name(ours.agent, "x-paceline-agent")?,
         };
         if let Some(span) = fields.metadata {
             let metadata = &body[span.range()];
@@ -249,17 +216,69 @@ fn deadline(value: Option<HeaderValue>, arrived: Instant) -> Result<Deadline> {
     Ok(Deadline(Some(arrived.after(Duration::from_millis(ms)))))
 }
 
-/// Takes out what does not go upstream, and what `Connection` names.
-pub(crate) fn strip(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.get(CONNECTION).cloned() {
-        let names = connection.to_str().unwrap_or_default().split(',');
-        for name in names.filter_map(|name| name.trim().parse::<HeaderName>().ok()) {
-            headers.remove(name);
-        }
+/// The values of our own headers.
+#[derive(Default)]
+pub(crate) struct Ours {
+    run: Option<HeaderValue>,
+    parent: Option<HeaderValue>,
+    agent: Option<HeaderValue>,
+    deadline: Option<HeaderValue>,
+    cache: Option<HeaderValue>,
+}
+
+/// Takes out what does not go upstream, and returns what of it is ours. One pass over the
+/// headers that came is cheaper than a look-up for each one that might have.
+pub(crate) fn strip(headers: &mut HeaderMap) -> Ours {
+    let mut ours = Ours::default();
+    let mut out: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    for (name, value) in &*headers {
+        let slot = match name.as_str() {
+            "x-paceline-run" => &mut ours.run,
+            "x-paceline-parent" => &mut ours.parent,
+            "x-paceline-agent" => &mut ours.agent,
+            "x-paceline-deadline-ms" => &mut ours.deadline,
+            "x-paceline-cache" => &mut ours.cache,
+            "connection" => {
+                let named = value.to_str().unwrap_or_default().split(',');
+                out.extend(named.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
+                out.push(name.clone());
+                continue;
+            }
+            text => {
+                if is_hop_by_hop(text) || text.starts_with("x-paceline-") {
+                    out.push(name.clone());
+                }
+                continue;
+            }
+        };
+        // Of several the first counts.
+        slot.get_or_insert_with(|| value.clone());
+        out.push(name.clone());
     }
-    for name in &NOT_FORWARDED {
+    for name in out {
         headers.remove(name);
     }
+    ours
+}
+
+/// Headers that concern the connection to us alone. `Accept-Encoding` is among them,
+/// because a compressed stream could neither be cut at its events nor kept.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "accept-encoding"
+            | "keep-alive"
+            | "transfer-encoding"
+            | "te"
+            | "trailer"
+            | "upgrade"
+            | "expect"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+    )
 }
 
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
