@@ -27,7 +27,7 @@ pub(crate) struct Gateway {
 enum Way {
     Http(
         Box<paceline_upstream::Config>,
-        Arc<paceline_upstream::TlsConfig>,
+        Option<Arc<paceline_upstream::TlsConfig>>,
         paceline_upstream::Metrics,
     ),
     /// Shared by all cores.
@@ -57,8 +57,13 @@ impl Gateway {
             let models = deployment.models.clone();
             let models = match &deployment.source {
                 Source::Http(config, ca) => {
-                    let tls = paceline_upstream::tls(ca, config.http2)
-                        .with_context(|| format!("deployment `{}`", deployment.name))?;
+                    // Reading the machine's certificate authorities costs memory and time.
+                    let tls = if config.url.is_tls() {
+                        let tls = paceline_upstream::tls(ca, config.http2);
+                        Some(tls.with_context(|| format!("deployment `{}`", deployment.name))?)
+                    } else {
+                        None
+                    };
                     sources.push(Way::Http(config.clone(), tls, metrics));
                     models.map_or(Models::Any(Vec::new()), Models::Named)
                 }
@@ -103,7 +108,7 @@ impl Gateway {
             match way {
                 Way::Http(config, tls, metrics) => Arc::new(Http::new(
                     (**config).clone(),
-                    Arc::clone(tls),
+                    tls.clone(),
                     clock.clone(),
                     metrics.clone(),
                 )),

@@ -155,7 +155,10 @@ impl FromStr for Url {
         if authority.as_str().contains('@') {
             return Err(UrlError::UserInfo);
         }
-        if authority.host().is_empty() || authority.as_str().ends_with(':') {
+        // A port that does not fit 16 bits is dropped by the parser, not refused.
+        let port = authority.as_str().rsplit_once("]").map_or(authority.as_str(), |(_, rest)| rest);
+        let has_port = port.contains(':');
+        if authority.host().is_empty() || has_port && authority.port_u16().is_none() {
             return Err(UrlError::Host);
         }
         let path: ::http::uri::PathAndQuery =
@@ -178,6 +181,11 @@ impl fmt::Display for Url {
 }
 
 impl Url {
+    /// Whether it is an `https` URL.
+    pub const fn is_tls(&self) -> bool {
+        self.tls
+    }
+
     /// The value of the `Host` header.
     pub(crate) fn host_header(&self) -> String {
         match (self.tls, self.port) {

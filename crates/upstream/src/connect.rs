@@ -67,7 +67,11 @@ pub(crate) async fn open(url: &Url, tls: Option<&Arc<ClientConfig>>) -> io::Resu
     let host = url.host.trim_start_matches('[').trim_end_matches(']');
     let tcp = TcpStream::connect((host, url.port)).await?;
     tcp.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok((Io::new(Stream::Tcp(tcp)), false)) };
+    if !url.tls {
+        return Ok((Io::new(Stream::Tcp(tcp)), false));
+    }
+    // Never in plain text what was to be encrypted.
+    let tls = tls.ok_or_else(|| io::Error::other("TLS is not set up"))?;
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

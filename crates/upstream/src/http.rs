@@ -59,16 +59,21 @@ enum Line {
 }
 
 impl Http {
-    /// Makes the upstream for the runtime of the calling core.
+    /// Makes the upstream for the runtime of the calling core. An `https` URL needs `tls`.
     ///
     /// # Panics
     /// Outside a tokio runtime, since its idle connections are swept by a task.
-    pub fn new(config: Config, tls: Arc<ClientConfig>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(
+        config: Config,
+        tls: Option<Arc<ClientConfig>>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let host = HeaderValue::try_from(config.url.host_header())
             .expect("a parsed authority is a valid header value");
         Self {
             host,
-            tls: config.url.tls.then_some(tls),
+            tls,
             pool: Pool::start(
                 config.idle_connections_max,
                 config.idle_expiry,
@@ -195,7 +200,7 @@ impl Http {
         let (mut io, chose_http2) = match self.clock.timeout_at(until, opening).await {
             Some(Ok(opened)) => opened,
             Some(Err(error)) => {
-                return Err(self.unreachable("refused the connection").with_source(error));
+                return Err(self.unreachable(&not_opened(&error)).with_source(error));
             }
             None => return Err(self.unreachable("did not accept a connection in time")),
         };
@@ -334,6 +339,21 @@ where
 {
     fn execute(&self, future: F) {
         task::spawn("upstream.http2_stream", future);
+    }
+}
+
+/// Why no connection came about, as far as the caller can do something about it.
+fn not_opened(error: &std::io::Error) -> String {
+    let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    match tls {
+        None if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "refused the connection".to_owned()
+        }
+        None => format!("cannot be connected to: {error}"),
+        Some(rustls::Error::InvalidCertificate(why)) => format!(
+            "shows a certificate that is not trusted ({why}); `ca_file` names further authorities"
+        ),
+        Some(error) => format!("failed the TLS handshake: {error}"),
     }
 }
 

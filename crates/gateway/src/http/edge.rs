@@ -29,11 +29,18 @@ pub struct EdgeConfig {
     pub body_bytes_max: usize,
     /// Time for a request body to arrive. Default: 60 s.
     pub body_timeout: Duration,
+    /// Time for a request's head to arrive, and for an idle connection to be used again,
+    /// from the end of the last answer. Default: 75 s.
+    pub head_timeout: Duration,
 }
 
 impl Default for EdgeConfig {
     fn default() -> Self {
-        Self { body_bytes_max: 64 << 20, body_timeout: Duration::from_secs(60) }
+        Self {
+            body_bytes_max: 64 << 20,
+            body_timeout: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(75),
+        }
     }
 }
 
@@ -57,6 +64,11 @@ impl Edge {
         stop: Stop,
     ) -> Arc<Self> {
         Arc::new(Self { pipeline, registry, config, stop })
+    }
+
+    /// The limits.
+    pub(crate) const fn config(&self) -> &EdgeConfig {
+        &self.config
     }
 
     /// Answers one request.

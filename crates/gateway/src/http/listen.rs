@@ -2,29 +2,33 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use paceline_core::Error;
 use paceline_telemetry::metrics::Gauge;
 use paceline_telemetry::task;
+use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::http::edge::Edge;
+use crate::stages::record::AnswerBody;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// Time for a request's head to arrive, and for an idle connection to be used again.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a connection that was accepted while stopping may take to show its request.
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A listening socket of one core.
 pub type Listener = StdListener;
@@ -164,7 +168,7 @@ struct Connections(Arc<Live>);
 
 #[derive(Default)]
 struct Live {
-    count: std::sync::atomic::AtomicUsize,
+    count: AtomicUsize,
     changed: Notify,
 }
 
@@ -211,23 +215,110 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
         debug!(%error, "connection was lost at once");
         return;
     }
+    if stop.stopping() {
+        // It waited in the kernel's queue, and so may its request, which is seen only now.
+        let _ = tokio::time::timeout(LAST_REQUEST_TIMEOUT, stream.readable()).await;
+    }
     let mut builder = auto::Builder::new(Tasks);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    // The head's time limit is ours: hyper's sets a timer for every request.
+    builder.http1().header_read_timeout(None);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
-    let service = service_fn(move |request| Arc::clone(&edge).respond(request));
+    let head_timeout = edge.config().head_timeout;
+    let activity = Arc::new(Activity::default());
+    let busy = Arc::clone(&activity);
+    let service = service_fn(move |request| {
+        let busy = Busy::enter(&busy);
+        let answer = Arc::clone(&edge).respond(request);
+        async move { answer.await.map(|answer| answer.map(|body| Guarded { body, _busy: busy })) }
+    });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut begun = pin!(stop.begun());
-    let mut ending = false;
+    let mut expiry = pin!(tokio::time::sleep(head_timeout));
+    let (mut waiting, mut ending) = (false, false);
     let result = std::future::poll_fn(|cx| {
-        if !ending && begun.as_mut().poll(cx).is_ready() {
+        // Waited for once: each further poll would take a lock that all cores share.
+        if !ending && (!waiting || stop.stopping()) && begun.as_mut().poll(cx).is_ready() {
             ending = true;
             connection.as_mut().graceful_shutdown();
+        }
+        waiting = true;
+        while expiry.as_mut().poll(cx).is_ready() {
+            let idle = activity.idle();
+            if idle >= head_timeout {
+                return Poll::Ready(Ok(()));
+            }
+            expiry.as_mut().reset(tokio::time::Instant::now() + (head_timeout - idle));
         }
         connection.as_mut().poll(cx)
     })
     .await;
     if let Err(error) = result {
         debug!(error = &*error, "connection ended early");
+    }
+}
+
+/// Whether a connection is of use: a request is under way, or since when none is.
+struct Activity {
+    busy: AtomicUsize,
+    idle_since: Mutex<Instant>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { busy: AtomicUsize::new(0), idle_since: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Activity {
+    /// For how long no request has been under way.
+    fn idle(&self) -> Duration {
+        match self.busy.load(Ordering::Relaxed) {
+            0 => self.idle_since.lock().elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// A request under way, until its answer has gone out.
+struct Busy(Arc<Activity>);
+
+impl Busy {
+    fn enter(activity: &Arc<Activity>) -> Self {
+        activity.busy.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        *self.0.idle_since.lock() = Instant::now();
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body that keeps its connection busy until it has gone out.
+struct Guarded {
+    body: AnswerBody,
+    _busy: Busy,
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

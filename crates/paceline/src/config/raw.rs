@@ -40,6 +40,9 @@ pub(crate) struct Server {
     pub(crate) body_bytes_max: usize,
     /// Time for a request body to arrive, in milliseconds. Default: 60000.
     pub(crate) body_timeout_ms: u64,
+    /// Time for a request's head to arrive, and for an idle connection to be used again, in
+    /// milliseconds. Default: 75000.
+    pub(crate) head_timeout_ms: u64,
     /// Time that open answers get after SIGTERM, in milliseconds. Default: 30000.
     pub(crate) drain_ms: u64,
 }
@@ -51,6 +54,7 @@ impl Default for Server {
             threads: None,
             body_bytes_max: 64 << 20,
             body_timeout_ms: 60_000,
+            head_timeout_ms: 75_000,
             drain_ms: 30_000,
         }
     }

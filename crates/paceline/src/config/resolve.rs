@@ -124,6 +124,7 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         edge: EdgeConfig {
             body_bytes_max: raw.server.body_bytes_max,
             body_timeout: ms(raw.server.body_timeout_ms),
+            head_timeout: ms(raw.server.head_timeout_ms),
         },
         drain: ms(raw.server.drain_ms),
         log_level: raw.log.level.clone(),

@@ -18,6 +18,9 @@ pub(super) const EVENTS: usize = 52;
 /// Idle connections to an upstream that a gateway keeps.
 const KEEP_ALIVE: usize = 128;
 
+/// Kept replies of the measured gateway, in bytes: every miss is kept, and evicts another.
+const CACHE_BYTES: &str = "16777216";
+
 /// The query by which a client asks for a streamed reply.
 pub(super) const STREAM_QUERY: &str = "?events";
 
@@ -148,7 +151,12 @@ impl Gateway {
 
     /// Paceline with one thread, from this build.
     pub(super) fn paceline(name: &str, program: &Path, mock: &Mock) -> Self {
-        let serve = || Paceline::serve_pinned(program, GATEWAY_CORE).arg("--threads").arg("1");
+        // A small cache is full after a moment. A large one would grow through the whole
+        // measurement, which would then be one of the kernel's first touch of each page.
+        let serve = || {
+            let serve = Paceline::serve_pinned(program, GATEWAY_CORE).arg("--threads").arg("1");
+            serve.env("PACELINE__CACHE__MEMORY_BYTES_MAX", CACHE_BYTES)
+        };
         let plain = serve().upstream(&mock.url()).start();
         let authority = mock.certificates.authority().display().to_string();
         let tls = serve()
