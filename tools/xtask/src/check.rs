@@ -28,7 +28,7 @@ pub(crate) fn tests(phases: &mut Phases) -> Result<()> {
     phases.run("build the tests", || {
         run(cargo().args(["test", "--locked", "--workspace", "--no-run"]))
     })?;
-    phases.run("tests", || run(cargo().args(["test", "--locked", "--workspace"])))
+    phases.run("tests", || run(cargo().args(["test", "--locked", "--workspace", "--no-fail-fast"])))
 }
 
 /// Builds and runs `paceline demo`.
