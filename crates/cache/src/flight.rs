@@ -146,6 +146,8 @@ enum Work {
 #[derive(Default)]
 struct Shared {
     head: Option<Result<Head>>,
+    /// A whole answer; others come in chunks.
+    whole: Bytes,
     chunks: VecDeque<Bytes>,
     /// Chunks dropped from the front of the list.
     dropped: usize,
@@ -245,7 +247,7 @@ impl Flight {
                 let kept = cache == CacheStatus::Hit;
                 let (kind, rest) = match body {
                     Body::Whole(bytes) => {
-                        shared.push(bytes);
+                        shared.whole = bytes;
                         shared.end = Some(Ok(()));
                         (Kind::Whole, Work::Done)
                     }
@@ -370,17 +372,13 @@ impl Member {
             Some(Err(error)) => return Err(error.clone()),
             None => return Err(died()),
         };
-        let whole = match head.kind {
-            Kind::Whole => shared.chunks.front().cloned(),
-            Kind::Events | Kind::Bytes(_) => None,
-        };
+        let whole = shared.whole.clone();
         drop(shared);
         let cache = if head.kept { CacheStatus::Hit } else { self.status };
-        let body = match (head.kind, whole) {
-            (Kind::Whole, Some(bytes)) => Body::Whole(bytes),
-            (Kind::Whole, None) => return Err(died()),
-            (Kind::Events, _) => Body::Events(Box::pin(self)),
-            (Kind::Bytes(length), _) => Body::Bytes(Box::pin(self), length),
+        let body = match head.kind {
+            Kind::Whole => Body::Whole(whole),
+            Kind::Events => Body::Events(Box::pin(self)),
+            Kind::Bytes(length) => Body::Bytes(Box::pin(self), length),
         };
         let Head { status, mut headers, deployment, .. } = head;
         if cache == CacheStatus::Joined {

@@ -80,7 +80,7 @@ pub struct RawRequest {
     pub method: Method,
     /// Path and query that an upstream sees, from `/v1` on: `/v1/chat/completions`.
     pub path: Bytes,
-    /// The client's headers that may go upstream.
+    /// The client's headers that may go upstream, and its `Host`, which an upstream replaces.
     pub headers: HeaderMap,
     /// The body, unchanged.
     pub body: Bytes,

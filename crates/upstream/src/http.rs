@@ -256,7 +256,9 @@ impl Http {
         *request.uri_mut() = uri;
         *request.version_mut() = version;
         let mut headers = raw.headers.clone();
-        if version != Version::HTTP_2 {
+        if version == Version::HTTP_2 {
+            headers.remove(HOST);
+        } else {
             headers.insert(HOST, self.host.clone());
         }
         if let Some(key) = &self.config.api_key {

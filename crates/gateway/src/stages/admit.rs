@@ -261,13 +261,13 @@ pub(crate) fn strip(headers: &mut HeaderMap) -> Ours {
     ours
 }
 
-/// Headers that concern the connection to us alone. `Accept-Encoding` is among them,
+/// Headers that concern the connection to us alone. `Host` stays: an upstream puts its own
+/// in that place, which costs less than to take one out and add the other. `Accept-Encoding` is among them,
 /// because a compressed stream could neither be cut at its events nor kept.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
-        "host"
-            | "content-length"
+        "content-length"
             | "accept-encoding"
             | "keep-alive"
             | "transfer-encoding"

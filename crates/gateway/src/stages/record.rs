@@ -28,6 +28,9 @@ const DEPLOYMENT: HeaderName = HeaderName::from_static("x-paceline-deployment");
 const WARNING: HeaderName = HeaderName::from_static("x-paceline-warning");
 const PROCESS_TIME: HeaderName = HeaderName::from_static("x-process-time-ms");
 
+/// How many headers an answer gets, so that their table grows once.
+const HEADERS_ADDED: usize = 6;
+
 /// An answer as it goes out.
 #[derive(Debug)]
 pub struct Answer {
@@ -114,6 +117,7 @@ impl Record<'_> {
             }
         };
         let headers = &mut answer.headers;
+        headers.reserve(HEADERS_ADDED);
         headers.insert(RUN, call.run.0.to_header());
         headers.insert(CALL, call.id.0.to_header());
         if let Some(cache) = cache {
