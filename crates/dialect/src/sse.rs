@@ -104,11 +104,13 @@ struct Lines {
     empty: bool,
     /// The last byte was a CR, so an LF belongs to it.
     after_cr: bool,
+    /// The last byte ended an event.
+    at_end: bool,
 }
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { empty: true, after_cr: false }
+        Self { empty: true, after_cr: false, at_end: false }
     }
 }
 
@@ -118,29 +120,32 @@ impl Lines {
         let (mut end, mut start) = (None, 0);
         for at in memchr::memchr2_iter(b'\n', b'\r', chunk) {
             if at > start {
-                self.empty = false;
-                self.after_cr = false;
+                self.inside_line();
             }
             start = at + 1;
             let pair = self.after_cr && chunk[at] == b'\n';
             self.after_cr = chunk[at] == b'\r';
             if pair {
                 // The second half of a line end that was counted already.
-                if end == Some(at) {
+                if self.at_end {
                     end = Some(at + 1);
                 }
                 continue;
             }
+            self.at_end = self.empty;
             if self.empty {
                 end = Some(at + 1);
             }
             self.empty = true;
         }
         if chunk.len() > start {
-            self.empty = false;
-            self.after_cr = false;
+            self.inside_line();
         }
         end
+    }
+
+    fn inside_line(&mut self) {
+        *self = Self { empty: false, after_cr: false, at_end: false };
     }
 }
 
