@@ -155,7 +155,9 @@ fn build(phases: &mut Phases, options: &Options) -> Result<Vec<(String, PathBuf)
         return Ok(Vec::new());
     }
     let dist = ["build", "--locked", "--profile", "dist", "-p", "paceline"];
-    phases.run("build Paceline (profile dist)", || run(cargo().args(dist)))?;
+    // As it is released.
+    let allocator = ["--features", "jemalloc"];
+    phases.run("build Paceline (profile dist)", || run(cargo().args(dist).args(allocator)))?;
     let mut programs = vec![(PACELINE.to_owned(), tools::target_dir().join("dist/paceline"))];
     if let Some(revision) = &options.against {
         let folder = tools::cache().join("against");
@@ -164,6 +166,10 @@ fn build(phases: &mut Phases, options: &Options) -> Result<Vec<(String, PathBuf)
             check_out(&tree, revision)?;
             let mut build = Command::new("cargo");
             build.args(dist).env("CARGO_TARGET_DIR", &target).current_dir(&tree);
+            let manifest = std::fs::read_to_string(tree.join("crates/paceline/Cargo.toml"))?;
+            if manifest.contains("\njemalloc = ") {
+                build.args(allocator);
+            }
             let status = build.status().context("cannot start cargo")?;
             ensure!(status.success(), "{revision} does not build");
             Ok(())
