@@ -27,7 +27,7 @@ use crate::stages::record::AnswerBody;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// How long a connection that was accepted while stopping may take to show its request.
+/// How long a connection without a byte may take to show its request when the end begins.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A listening socket of one core.
@@ -141,14 +141,12 @@ pub async fn serve(
             Some(Err(error)) => refused(&error).await,
         }
     }
-    // What the kernel has already accepted is answered, not reset.
-    while let Some((stream, _)) = std::future::poll_fn(|cx| match listener.poll_accept(cx) {
-        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    })
-    .await
-    {
-        connections.start(stream, &edge, &open, &stop);
+    // What the kernel has already accepted is answered, not reset. It is asked directly, as
+    // the runtime may not have heard of it yet.
+    let listener = listener.into_std()?;
+    while let Ok((stream, _)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        connections.start(TcpStream::from_std(stream)?, &edge, &open, &stop);
     }
     drop(listener);
     connections.drained(drain).await;
@@ -215,15 +213,36 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
         debug!(%error, "connection was lost at once");
         return;
     }
-    if stop.stopping() {
-        // It waited in the kernel's queue, and so may its request, which is seen only now.
-        let _ = tokio::time::timeout(LAST_REQUEST_TIMEOUT, stream.readable()).await;
+    let head_timeout = edge.config().head_timeout;
+    let mut begun = pin!(stop.begun());
+    let mut expiry = pin!(tokio::time::sleep(head_timeout));
+    // Waited for once: each further poll would take a lock that all cores share.
+    let mut waiting = false;
+    // hyper drops a connection without a byte as soon as the end begins, although its
+    // request may be there already and is only not seen yet.
+    let first = {
+        let mut readable = pin!(stream.readable());
+        std::future::poll_fn(|cx| {
+            if readable.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(First::Byte);
+            }
+            if (!waiting || stop.stopping()) && begun.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(First::End);
+            }
+            waiting = true;
+            expiry.as_mut().poll(cx).map(|()| First::Expiry)
+        })
+        .await
+    };
+    let over = matches!(first, First::End);
+    let late = over && tokio::time::timeout(LAST_REQUEST_TIMEOUT, stream.readable()).await.is_err();
+    if late || matches!(first, First::Expiry) {
+        return;
     }
     let mut builder = auto::Builder::new(Tasks);
     // The head's time limit is ours: hyper's sets a timer for every request.
     builder.http1().header_read_timeout(None);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
-    let head_timeout = edge.config().head_timeout;
     let activity = Arc::new(Activity::default());
     let busy = Arc::clone(&activity);
     let service = service_fn(move |request| {
@@ -232,14 +251,19 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
         async move { answer.await.map(|answer| answer.map(|body| Guarded { body, _busy: busy })) }
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut begun = pin!(stop.begun());
-    let mut expiry = pin!(tokio::time::sleep(head_timeout));
-    let (mut waiting, mut ending) = (false, false);
+    let mut ending = false;
     let result = std::future::poll_fn(|cx| {
-        // Waited for once: each further poll would take a lock that all cores share.
-        if !ending && (!waiting || stop.stopping()) && begun.as_mut().poll(cx).is_ready() {
+        // First the connection, so that a request that is there is begun before the end.
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        let mut ends = || (!waiting || stop.stopping()) && begun.as_mut().poll(cx).is_ready();
+        if !ending && (over || ends()) {
             ending = true;
             connection.as_mut().graceful_shutdown();
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
         }
         waiting = true;
         while expiry.as_mut().poll(cx).is_ready() {
@@ -249,12 +273,19 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
             }
             expiry.as_mut().reset(tokio::time::Instant::now() + (head_timeout - idle));
         }
-        connection.as_mut().poll(cx)
+        Poll::Pending
     })
     .await;
     if let Err(error) = result {
         debug!(error = &*error, "connection ended early");
     }
+}
+
+/// What a new connection sees first.
+enum First {
+    Byte,
+    End,
+    Expiry,
 }
 
 /// Whether a connection is of use: a request is under way, or since when none is.
