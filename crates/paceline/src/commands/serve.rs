@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use paceline_core::Clock;
 use paceline_gateway::http::{self, Edge, EdgeConfig, Listener, Stop, Stopper};
 use paceline_telemetry::task;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -79,12 +79,14 @@ async fn serve(resolved: &Resolved, listeners: Vec<Listener>) -> anyhow::Result<
     for (listener, number) in listeners.zip(1..) {
         others.push(core_thread(number, listener, &gateway, resolved, stopper.stop())?);
     }
+    // Who reads that it listens may already send a signal.
+    let signals = Signals::catch();
     let mut out = std::io::stdout().lock();
     writeln!(out, "listening on http://{address}")?;
     out.flush()?;
     drop(out);
     info!(%address, threads = resolved.threads, deployments = resolved.deployments.len(), "ready");
-    task::spawn("serve.signals", stop_on_signal(stopper.clone()));
+    task::spawn("serve.signals", stop_on_signal(signals, stopper.clone()));
     core(own, &gateway, resolved.edge, stopper.stop(), resolved.drain).await?;
     for other in others {
         // A core that panicked has logged why.
@@ -127,23 +129,36 @@ fn core_thread(
     Ok(receive)
 }
 
-async fn stop_on_signal(stopper: Stopper) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on they are received, and no longer end the process by themselves.
+    fn catch() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn stop_on_signal(signals: std::io::Result<Signals>, stopper: Stopper) {
+    let Ok(mut signals) = signals else {
         warn!("signals cannot be received; only SIGKILL ends this process");
         return;
     };
-    let mut next = async || {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    next().await;
+    signals.next().await;
     info!("stopping: open answers may end, new connections are refused");
     stopper.begin();
-    next().await;
+    signals.next().await;
     warn!("stopping at once");
     std::process::exit(1);
 }
