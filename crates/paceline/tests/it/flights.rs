@@ -160,7 +160,7 @@ fn a_failure_is_that_of_all_and_is_not_kept() {
     );
     let upstream = Script::new()
         .reply(Reply::new().wait_for(&gate).write(limited))
-        .reply(Reply::new().wait_for(&gate).close())
+        .reply(Reply::bytes("HTTP/1.1 2").close())
         .otherwise(Reply::json(200, &answer("better")))
         .start();
     let gateway = Gateway::before(&upstream);
