@@ -21,6 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub struct Process {
     name: String,
     child: Child,
+    watchdog: Child,
     log: PathBuf,
     ended: Option<ExitStatus>,
     keep_log: bool,
@@ -36,7 +37,8 @@ impl Process {
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
-        Self { name: name.to_owned(), child, log, ended: None, keep_log: false }
+        let watchdog = watch(child.id());
+        Self { name: name.to_owned(), child, watchdog, log, ended: None, keep_log: false }
     }
 
     /// The process identifier, which is also its group's.
@@ -142,6 +144,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
         // The group may outlive its leader, so it is killed even when the leader is gone;
         // a group that is gone as well is no error.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
@@ -154,6 +158,17 @@ impl Drop for Process {
             let _ = std::fs::remove_file(&self.log);
         }
     }
+}
+
+/// Kills a process group when this process is gone, however it ended: a signal, such as
+/// that of Ctrl-C, runs no `drop`.
+fn watch(group: u32) -> Child {
+    // The pipe closes with this process, and `read` returns.
+    let script = "read -r line; kill -s KILL -- \"-$0\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, &group.to_string()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.spawn().unwrap_or_else(|error| panic!("cannot start sh: {error}"))
 }
 
 fn open_log(path: &Path) -> File {
@@ -178,6 +193,8 @@ fn log_path(name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -223,6 +240,15 @@ mod tests {
         assert!(!is_running(facts.0));
         assert_eq!(std::fs::read_to_string(&facts.1).unwrap(), "up\n");
         std::fs::remove_file(&facts.1).unwrap();
+    }
+
+    /// This process stands for one that a signal ended: only its end of the pipe closes.
+    #[test]
+    fn the_watchdog_kills_when_nobody_drops() {
+        let mut process = Process::start("sh", shell("echo up; sleep 600"));
+        process.wait_for_log(READY_WITHIN, |log| log.contains("up").then_some(()));
+        drop(process.watchdog.stdin.take());
+        assert_eq!(process.wait(READY_WITHIN).signal(), Some(Signal::KILL.as_raw()));
     }
 
     #[test]
