@@ -348,7 +348,14 @@ impl Connection {
     /// The same; `None` where nothing came in time.
     fn try_fill(&mut self) -> Option<bool> {
         let mut bytes = [0; 65_536];
-        match self.stream.read(&mut bytes) {
+        let read = loop {
+            match self.stream.read(&mut bytes) {
+                // A machine that was paused for a moment interrupts reads with a time limit.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => Some(false),
             Ok(length) => {
                 self.buffer.extend_from_slice(&bytes[..length]);
