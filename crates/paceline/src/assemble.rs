@@ -89,7 +89,7 @@ impl Gateway {
             routes: Routes::new(routed, |places, targets| {
                 let engines = places.iter().all(|at| kinds[*at] == Kind::Engine);
                 let policy: Box<dyn Policy> =
-                    if engines { Box::new(Affinity) } else { Box::new(LeastOfTwo) };
+                    if engines { Box::<Affinity>::default() } else { Box::new(LeastOfTwo) };
                 Pool::new(targets, policy, clock.clone())
             }),
             metrics,

@@ -1,105 +1,155 @@
-//! A run stays with its home while that bears no more than its share of load.
+//! A conversation stays where its prefix is while that target bears its share of load.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-use crate::policy::{Policy, RouteKey, bits};
+use crate::policy::{Policy, RouteKey, bits, two_of};
 use crate::target::Target;
+use crate::threads::{Home, Threads};
 
-/// How far a target's load may exceed the mean before its runs go elsewhere.
+/// How far a target's load may exceed the mean before its threads may move.
 const LOAD_FACTOR: f64 = 1.25;
+
+/// What a byte still to be read weighs against a claimed one: it delays the next call for
+/// certain, while a claimed byte costs only what it may evict. Values from 1 to 16 do alike
+/// on recorded agent sessions (`docs/design/affinity.md`).
+const UNREAD_WEIGHT: f64 = 2.0;
+
+/// Loads that differ by less than this are taken as equal, so that homes follow from the
+/// names alone while there is little to balance. 64 KiB are about 16,000 tokens, a third of
+/// a second of prefill for a model of 8B parameters on an H100.
+const LOAD_STEP: f64 = 65536.0;
+
+/// So many further calls of a thread, on average, give its claim full weight.
+const RETURNS_FULL: f64 = 8.0;
+
+/// Bounds of the table of [`Affinity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffinityConfig {
+    /// A thread's claim expires 5 to 6 of these after its latest call; its home is forgotten
+    /// 24 to 48 of these after, 8 to 16 minutes. Default: 20 s.
+    pub slot: Duration,
+    /// Most threads that are remembered, 32 bytes each as the table fills. Default: 131,072.
+    pub threads_max: usize,
+}
+
+impl Default for AffinityConfig {
+    fn default() -> Self {
+        Self { slot: Duration::from_secs(20), threads_max: 1 << 17 }
+    }
+}
 
 /// Run affinity with bounded load, for pools of engines with a prefix cache.
 ///
-/// A run's home is the target with the highest hash of run and target name (rendezvous
-/// hashing: a target that joins or leaves moves only the runs that it wins or held). When
-/// home has more than `LOAD_FACTOR` times the mean of calls under way, the call goes to
-/// the less loaded of the run's second and third choice, which stay the same for a run, so
-/// that its prefix is found there again. The bound is rounded up, as in consistent hashing
-/// with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Affinity;
+/// Load is counted in bytes: those that a target has still to read, and those that the
+/// threads at home there will want to find again, as far as threads have further calls at
+/// all. (Calls under way say little: a replica is idle while its agents run tools, and its
+/// cache is full all the same.)
+///
+/// A new thread's home is the least loaded target, and among equals the one with the
+/// highest hash of thread and target (rendezvous hashing). Its next calls go home, unless
+/// home bears more than 1.25 times the mean load and has more bytes to read before this
+/// call than the least loaded other target has, by more than home knows of the call. Then
+/// its home moves there, and stays. A call whose run was made for it alone goes to that of
+/// two random targets which has less to read.
+#[derive(Debug)]
+pub struct Affinity {
+    threads: Threads,
+}
+
+impl Affinity {
+    /// A policy that knows no thread yet. It serves one pool.
+    pub fn new(config: AffinityConfig) -> Self {
+        Self { threads: Threads::new(config.slot, config.threads_max) }
+    }
+}
+
+impl Default for Affinity {
+    fn default() -> Self {
+        Self::new(AffinityConfig::default())
+    }
+}
 
 impl Policy for Affinity {
-    fn pick(&self, key: RouteKey<'_>, targets: &[Arc<Target>], usable: u64) -> Option<usize> {
-        let mut best: [Option<(u64, usize)>; 3] = [None; 3];
-        let (mut total, mut count) = (0u64, 0u64);
-        for at in bits(usable) {
-            let target = &targets[at];
-            total += u64::from(target.outstanding());
-            count += 1;
-            let mut candidate = Some((xxh3_64_with_seed(key.run.as_bytes(), target.seed()), at));
-            for slot in &mut best {
-                if candidate > *slot {
-                    std::mem::swap(slot, &mut candidate);
-                }
+    fn pick(&self, key: RouteKey, targets: &[Arc<Target>], usable: u64) -> Option<usize> {
+        let Some(thread) = key.thread else {
+            let (first, second) = two_of(usable, key.random)?;
+            let load = |at: usize| (targets[at].unread_bytes(), targets[at].outstanding());
+            return Some(if load(second) < load(first) { second } else { first });
+        };
+        self.threads.settle(thread, key.bytes, key.now, targets, |home, returns| {
+            let home = home.filter(|home| usable >> home.at & 1 == 1);
+            let (bytes, claim_weight) = (key.bytes, claim_weight(returns));
+            Look { targets, usable, thread, bytes, home, claim_weight }.choose()
+        })
+    }
+}
+
+/// What is known when a call of a thread is placed.
+struct Look<'a> {
+    targets: &'a [Arc<Target>],
+    usable: u64,
+    thread: u64,
+    bytes: u64,
+    /// The thread's home, where it is usable.
+    home: Option<Home>,
+    claim_weight: f64,
+}
+
+impl Look<'_> {
+    fn choose(&self) -> Option<usize> {
+        let unread = |at: usize| self.targets[at].unread_bytes();
+        let known = self.home.map_or(0, |home| home.bytes.min(self.bytes));
+        if let Some(home) = self.home
+            && unread(home.at) <= known
+        {
+            return Some(home.at); // No move can pay; this is nearly every call.
+        }
+        let (mut total, mut count) = (0.0, 0.0);
+        let mut least: Option<(u64, u64, usize)> = None; // Steps, rank, index.
+        for at in bits(self.usable) {
+            let load = self.load(at);
+            total += load;
+            count += 1.0;
+            if self.home.is_some_and(|home| home.at == at) {
+                continue;
+            }
+            let rank = mix(self.thread ^ self.targets[at].seed());
+            let steps = (load / LOAD_STEP) as u64;
+            if least.is_none_or(|(low, best, _)| steps < low || (steps == low && rank > best)) {
+                least = Some((steps, rank, at));
             }
         }
-        let [home, second, third] = best.map(|slot| slot.map(|(_, at)| at));
-        let home = home?;
-        let load = |at: usize| u64::from(targets[at].outstanding());
-        let bound = (LOAD_FACTOR * (total + 1) as f64 / count as f64).ceil();
-        if (load(home) + 1) as f64 <= bound {
-            return Some(home);
-        }
-        let other = match (second, third) {
-            (Some(second), Some(third)) if load(third) < load(second) => third,
-            (Some(second), _) => second,
-            _ => home,
-        };
-        Some(if load(other) < load(home) { other } else { home })
+        let least = least.map(|(_, _, at)| at);
+        let Some(home) = self.home else { return least };
+        let Some(other) = least else { return Some(home.at) };
+        let own = self.bytes as f64;
+        let over = self.load(home.at) + own > LOAD_FACTOR * (total + own) / count;
+        let pays = unread(home.at) > unread(other).saturating_add(known);
+        Some(if over && pays { other } else { home.at })
     }
+
+    /// The load of a target without this thread's claim.
+    fn load(&self, at: usize) -> f64 {
+        let target = &self.targets[at];
+        let own = self.home.filter(|home| home.at == at).map_or(0, |home| home.claimed);
+        let claimed = target.claimed_bytes().saturating_sub(own);
+        self.claim_weight * claimed as f64 + UNREAD_WEIGHT * target.unread_bytes() as f64
+    }
+}
+
+/// What a claimed byte weighs where this share of the calls continues a thread: a thread
+/// has `returns / (1 - returns)` further calls on average.
+fn claim_weight(returns: f64) -> f64 {
+    (returns / (1.0 - returns).max(f64::EPSILON) / RETURNS_FULL).min(1.0)
+}
+
+/// Spreads the bits of a hash (the finaliser of MurmurHash3).
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::target::tests::targets;
-
-    fn pick(run: &str, loads: &[u32], usable: u64) -> Option<usize> {
-        Affinity.pick(RouteKey { run, random: 0 }, &targets(loads), usable)
-    }
-
-    #[test]
-    fn a_run_keeps_its_home_until_it_is_overloaded() {
-        let home = pick("run-1", &[0, 0, 0, 0], 0b1111).unwrap();
-        let mut loads = [2; 4];
-        assert_eq!(pick("run-1", &loads, 0b1111), Some(home));
-        // Bound at mean 3: ceil(1.25 · 13 / 4) = 5.
-        loads[home] = 6;
-        let other = pick("run-1", &loads, 0b1111).unwrap();
-        assert_ne!(other, home);
-        loads[home] = 2;
-        assert_eq!(pick("run-1", &loads, 0b1111), Some(home), "it comes back");
-        assert_eq!(pick("run-1", &[0; 4], 0), None);
-    }
-
-    proptest::proptest! {
-        /// Nobody is given more than the bound while someone is below it, and a target that
-        /// leaves moves only its own runs.
-        #[test]
-        fn load_is_bounded_and_moves_are_few(
-            run in "[a-z]{1,12}",
-            loads in proptest::collection::vec(0u32..40, 1..8),
-            gone in 0usize..8,
-        ) {
-            let all = (1u64 << loads.len()) - 1;
-            let chosen = pick(&run, &loads, all).unwrap();
-            let total: u32 = loads.iter().sum();
-            let bound = (LOAD_FACTOR * f64::from(total + 1) / loads.len() as f64).ceil();
-            let home = pick(&run, &vec![0; loads.len()], all).unwrap();
-            if chosen != home {
-                proptest::prop_assert!(f64::from(loads[home] + 1) > bound);
-                proptest::prop_assert!(loads[chosen] < loads[home]);
-            } else if loads.len() == 2 {
-                let other = 1 - home;
-                proptest::prop_assert!(f64::from(loads[home] + 1) <= bound || loads[other] >= loads[home]);
-            }
-            if gone < loads.len() && gone != home && loads.len() > 1 {
-                let idle = vec![0; loads.len()];
-                proptest::prop_assert_eq!(pick(&run, &idle, all & !(1 << gone)), Some(home));
-            }
-        }
-    }
-}
+mod tests;

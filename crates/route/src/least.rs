@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::policy::{Policy, RouteKey, bits};
+use crate::policy::{Policy, RouteKey, two_of};
 use crate::target::Target;
 
 /// Power of two choices: two targets drawn at random, the one with fewer calls under way
@@ -12,15 +12,8 @@ use crate::target::Target;
 pub struct LeastOfTwo;
 
 impl Policy for LeastOfTwo {
-    fn pick(&self, key: RouteKey<'_>, targets: &[Arc<Target>], usable: u64) -> Option<usize> {
-        let n = u64::from(usable.count_ones());
-        if n == 0 {
-            return None;
-        }
-        let first = (key.random & 0xffff_ffff) % n;
-        let second = (first + 1 + (key.random >> 32) % n.saturating_sub(1).max(1)) % n;
-        let nth = |k: u64| bits(usable).nth(usize::try_from(k).unwrap_or(0));
-        let (first, second) = (nth(first)?, nth(second)?);
+    fn pick(&self, key: RouteKey, targets: &[Arc<Target>], usable: u64) -> Option<usize> {
+        let (first, second) = two_of(usable, key.random)?;
         let fewer = targets[second].outstanding() < targets[first].outstanding();
         Some(if fewer { second } else { first })
     }
@@ -29,13 +22,13 @@ impl Policy for LeastOfTwo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::tests::targets;
+    use crate::target::tests::{key, targets};
 
     #[test]
     fn takes_the_less_loaded_of_the_two() {
         let targets = targets(&[5, 0, 3]);
         let check = |low: u64, high: u64, usable: u64, expected: Option<usize>| {
-            let key = RouteKey { run: "", random: high << 32 | low };
+            let key = RouteKey { random: high << 32 | low, ..key(None, 10) };
             assert_eq!(LeastOfTwo.pick(key, &targets, usable), expected, "{low} {high} {usable:b}");
         };
         check(0, 0, 0b111, Some(1)); // 5 against 0

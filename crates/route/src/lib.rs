@@ -7,9 +7,10 @@ mod health;
 mod least;
 mod policy;
 mod target;
+mod threads;
 
-pub use affinity::Affinity;
+pub use affinity::{Affinity, AffinityConfig};
 pub use health::{Health, HealthConfig};
 pub use least::LeastOfTwo;
 pub use policy::{Policy, RouteKey};
-pub use target::{Lease, Outcome, Pool, Target};
+pub use target::{Ask, Lease, Outcome, Pool, Target};

@@ -1,10 +1,10 @@
 //! The deployments of one model, their load, and the lease that a call takes on one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use paceline_core::{Clock, Instant};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::health::{Health, HealthConfig};
 use crate::policy::{Policy, RouteKey};
@@ -15,6 +15,8 @@ pub struct Target {
     name: Arc<str>,
     seed: u64,
     outstanding: AtomicU32,
+    unread: AtomicU64,
+    claims: AtomicU64,
     health: Health,
 }
 
@@ -26,6 +28,8 @@ impl Target {
             seed: xxh3_64(name.as_bytes()),
             name,
             outstanding: AtomicU32::new(0),
+            unread: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
             health: Health::new(health),
         }
     }
@@ -40,6 +44,28 @@ impl Target {
         self.outstanding.load(Ordering::Relaxed)
     }
 
+    /// Bytes of requests that it may still be reading: those whose answer has not begun. A
+    /// request whose prefix is known there counts as a whole, but for moments only.
+    pub fn unread_bytes(&self) -> u64 {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the runs at home here will want to find in its prefix cache: the latest
+    /// request of each.
+    pub fn claimed_bytes(&self) -> u64 {
+        self.claims.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn claim(&self, bytes: u64) {
+        self.claims.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes back what was claimed. Whoever does so has claimed it before, under one lock,
+    /// so that the sum never falls below zero.
+    pub(crate) fn unclaim(&self, bytes: u64) {
+        self.claims.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Whether it takes calls at `now`.
     pub fn usable(&self, now: Instant) -> bool {
         self.health.usable(now)
@@ -47,6 +73,29 @@ impl Target {
 
     pub(crate) fn seed(&self) -> u64 {
         self.seed
+    }
+}
+
+/// A call that asks for a deployment.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Whose run it is; equal names of different tenants are different runs.
+    pub tenant: Option<&'a str>,
+    /// The run, where the client named it; `None` when it was made for this call alone.
+    pub run: Option<&'a str>,
+    /// The agent within the run: each has a conversation of its own.
+    pub agent: Option<&'a str>,
+    /// Bytes of the request's body.
+    pub bytes: u64,
+}
+
+impl Ask<'_> {
+    fn thread(&self) -> Option<u64> {
+        let parts = [self.tenant, Some(self.run?), self.agent];
+        let hash = |seed: u64, part: Option<&str>| {
+            part.map_or(!seed, |part| xxh3_64_with_seed(part.as_bytes(), seed))
+        };
+        Some(parts.into_iter().fold(0, hash))
     }
 }
 
@@ -77,21 +126,22 @@ impl Pool {
     /// target). When none is healthy, the choice is among the others of `tried` all the
     /// same: an answer of a failing upstream says more than a refusal of ours. `None` when
     /// all were tried.
-    pub fn lease(self: &Arc<Self>, run: &str, tried: u64) -> Option<Lease> {
+    pub fn lease(self: &Arc<Self>, ask: &Ask<'_>, tried: u64) -> Option<Lease> {
         let now = self.clock.now();
         let all = self.targets.iter().enumerate();
         let rest = all.clone().fold(0, |set, (at, _)| set | 1 << at) & !tried;
         let healthy = all.fold(0, |set, (at, t)| set | u64::from(t.usable(now)) << at) & rest;
-        let key = RouteKey { run, random: fastrand::u64(..) };
+        let (thread, bytes, random) = (ask.thread(), ask.bytes, fastrand::u64(..));
+        let key = RouteKey { thread, bytes, now, random };
         let mut usable = healthy;
         while let Some(at) = self.policy.pick(key, &self.targets, usable) {
             if let Some(trial) = self.targets[at].health.enter(now) {
-                return Some(Lease::take(self, at, trial));
+                return Some(Lease::take(self, at, trial, bytes));
             }
             usable &= !(1 << at);
         }
         let at = self.policy.pick(key, &self.targets, rest)?;
-        Some(Lease::take(self, at, false))
+        Some(Lease::take(self, at, false, bytes))
     }
 }
 
@@ -109,12 +159,16 @@ pub struct Lease {
     pool: Arc<Pool>,
     at: usize,
     trial: bool,
+    /// Bytes of the request, until its answer begins.
+    unread: u64,
 }
 
 impl Lease {
-    fn take(pool: &Arc<Pool>, at: usize, trial: bool) -> Self {
-        pool.targets[at].outstanding.fetch_add(1, Ordering::Relaxed);
-        Self { pool: Arc::clone(pool), at, trial }
+    fn take(pool: &Arc<Pool>, at: usize, trial: bool, unread: u64) -> Self {
+        let target = &pool.targets[at];
+        target.outstanding.fetch_add(1, Ordering::Relaxed);
+        target.unread.fetch_add(unread, Ordering::Relaxed);
+        Self { pool: Arc::clone(pool), at, trial, unread }
     }
 
     /// The deployment's place in the pool.
@@ -125,6 +179,15 @@ impl Lease {
     /// The deployment.
     pub fn target(&self) -> &Target {
         &self.pool.targets[self.at]
+    }
+
+    /// Tells that the answer has begun, so that the request has been read. Only the first
+    /// time counts.
+    pub fn began(&mut self) {
+        let unread = std::mem::take(&mut self.unread);
+        if unread != 0 {
+            self.target().unread.fetch_sub(unread, Ordering::Relaxed);
+        }
     }
 
     /// Tells how the call began or ended; whether that took the deployment out of use.
@@ -143,6 +206,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.began();
         let target = &self.pool.targets[self.at];
         target.outstanding.fetch_sub(1, Ordering::Relaxed);
         if self.trial {
@@ -165,23 +229,55 @@ pub(crate) mod tests {
         loads.iter().enumerate().map(target).collect()
     }
 
+    /// A call at the origin of time.
+    pub(crate) fn key(thread: Option<u64>, bytes: u64) -> RouteKey {
+        RouteKey { thread, bytes, now: Instant::default(), random: 0 }
+    }
+
+    /// Makes requests of so many bytes wait at a target.
+    pub(crate) fn set_unread(target: &Target, bytes: u64) {
+        target.unread.store(bytes, Ordering::Relaxed);
+    }
+
+    const ASK: Ask<'_> = Ask { tenant: None, run: Some("r"), agent: None, bytes: 10 };
+
     #[test]
     fn load_is_given_back_and_failing_targets_are_left_out() {
         let pool = Pool::new(targets(&[0, 0]), Box::new(LeastOfTwo), Clock::real());
-        let lease = pool.lease("r", 0).unwrap();
-        assert_eq!(lease.target().outstanding(), 1);
-        let other = pool.lease("r", 1 << lease.index()).unwrap();
+        let mut lease = pool.lease(&ASK, 0).unwrap();
+        assert_eq!((lease.target().outstanding(), lease.target().unread_bytes()), (1, 10));
+        lease.began();
+        lease.began();
+        assert_eq!((lease.target().outstanding(), lease.target().unread_bytes()), (1, 0));
+        let other = pool.lease(&ASK, 1 << lease.index()).unwrap();
         assert_ne!(other.index(), lease.index());
-        assert!(pool.lease("r", 0b11).is_none());
+        assert!(pool.lease(&ASK, 0b11).is_none());
         drop((lease, other));
-        assert!(pool.targets().iter().all(|t| t.outstanding() == 0));
+        assert!(pool.targets().iter().all(|t| t.outstanding() == 0 && t.unread_bytes() == 0));
         for _ in 0..5 {
-            let mut lease = pool.lease("r", 0b10).unwrap();
+            let mut lease = pool.lease(&ASK, 0b10).unwrap();
             lease.report(Outcome::Failed);
         }
         for _ in 0..20 {
-            assert_eq!(pool.lease("r", 0).unwrap().index(), 1, "only the healthy one is chosen");
+            assert_eq!(pool.lease(&ASK, 0).unwrap().index(), 1, "only the healthy one is chosen");
         }
-        assert_eq!(pool.lease("r", 0b10).unwrap().index(), 0, "with no healthy one left, any");
+        assert_eq!(pool.lease(&ASK, 0b10).unwrap().index(), 0, "with no healthy one left, any");
+    }
+
+    #[test]
+    fn a_conversation_is_told_by_tenant_run_and_agent() {
+        let ask = |tenant, run, agent| Ask { tenant, run, agent, bytes: 0 }.thread();
+        assert_eq!(ask(Some("t"), None, Some("a")), None);
+        let threads = [
+            ask(None, Some("r"), None),
+            ask(None, Some("r"), Some("a")),
+            ask(None, Some("s"), None),
+            ask(Some("a"), Some("r"), None),
+            ask(Some("r"), Some("a"), None),
+        ];
+        for (at, thread) in threads.iter().enumerate() {
+            assert!(thread.is_some() && !threads[..at].contains(thread), "{at}");
+        }
+        assert_eq!(threads[0], ask(None, Some("r"), None));
     }
 }

@@ -15,7 +15,7 @@ use paceline_core::{
     Body, CacheMode, CacheStatus, Call, CallId, Caller, Clock, Deadline, RawRequest, Reply,
 };
 use paceline_dialect::{openai, sse};
-use paceline_route::{Affinity, HealthConfig, LeastOfTwo, Outcome, Policy, Pool, Target};
+use paceline_route::{Affinity, Ask, HealthConfig, LeastOfTwo, Outcome, Policy, Pool, Target};
 use paceline_telemetry::metrics::{Histogram, Registry};
 
 /// A thing of the request path: its name, and what does it so many times.
@@ -32,7 +32,7 @@ const THINGS: &[Thing] = &[
     ("usage of a whole reply", usage),
     ("identifiers of a call", identifiers),
     ("least loaded of 8", |count| route(Box::new(LeastOfTwo), count)),
-    ("affinity among 8", |count| route(Box::new(Affinity), count)),
+    ("affinity among 8", |count| route(Box::<Affinity>::default(), count)),
     ("record a latency", record),
 ];
 
@@ -107,8 +107,9 @@ fn route(policy: Box<dyn Policy>, count: u32) {
     let target =
         |number| Arc::new(Target::new(format!("replica-{number}"), HealthConfig::default()));
     let pool = Pool::new((0..8).map(target).collect(), policy, Clock::real());
+    let ask = Ask { tenant: None, run: Some("run-17"), agent: None, bytes: 4096 };
     for _ in 0..count {
-        let mut lease = pool.lease(black_box("run-17"), 0).expect("all are usable");
+        let mut lease = pool.lease(black_box(&ask), 0).expect("all are usable");
         lease.report(Outcome::Answered);
     }
 }

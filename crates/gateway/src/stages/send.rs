@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use ::http::StatusCode;
 use bytes::Bytes;
 use futures_core::Stream;
-use paceline_core::{Body, Call, Chunks, Error, ErrorKind, Origin, Reply, Result, Retry};
-use paceline_route::{Lease, Outcome, Pool, Target};
+use paceline_core::{Body, Call, Chunks, Error, ErrorKind, Name, Origin, Reply, Result, Retry};
+use paceline_route::{Ask, Lease, Outcome, Pool, Target};
 use paceline_upstream::Upstream;
 use tracing::warn;
 
@@ -120,9 +120,10 @@ impl Send {
     /// refused, so that nothing was sent.
     pub(crate) async fn send(&self, call: &Call) -> Result<Reply> {
         let route = self.shared.routes.find(&call.request.fields.model)?;
+        let ask = ask(call);
         let mut tried = 0u64;
         loop {
-            let Some(mut lease) = route.pool.lease(call.run.0.as_str(), tried) else {
+            let Some(mut lease) = route.pool.lease(&ask, tried) else {
                 return Err(nobody());
             };
             tried |= 1 << lease.index();
@@ -167,6 +168,16 @@ impl Send {
     }
 }
 
+/// What the choice of a deployment goes by.
+fn ask(call: &Call) -> Ask<'_> {
+    Ask {
+        tenant: call.caller.tenant.as_deref(),
+        run: call.run_named.then(|| call.run.0.as_str()),
+        agent: call.agent.as_ref().map(Name::as_str),
+        bytes: call.request.body.len() as u64,
+    }
+}
+
 /// What a status says of the deployment's health: a refusal for its rate is none.
 fn outcome_of(status: StatusCode) -> Outcome {
     let failed = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED;
@@ -203,7 +214,11 @@ impl Stream for Leased {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = std::task::ready!(self.chunks.as_mut().poll_next(cx));
         match &next {
-            Some(Ok(_)) => {}
+            Some(Ok(_)) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.began();
+                }
+            }
             Some(Err(error)) => {
                 if let Some(mut lease) = self.lease.take()
                     && error.origin() == Origin::Upstream
