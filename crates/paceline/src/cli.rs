@@ -221,7 +221,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "FILE", default_value = "paceline-report.html")]
     pub(crate) report: PathBuf,
     /// Seeds, each a replay of every way to serve the fleet
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) seeds: u64,
     /// Simulated replicas
     #[arg(long, value_name = "N", default_value_t = 4)]
