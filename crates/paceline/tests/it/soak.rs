@@ -27,6 +27,7 @@ fn length() -> Duration {
 struct Client<'a> {
     gateway: &'a Gateway,
     random: fastrand::Rng,
+    began: Instant,
     kept: Option<Connection>,
     calls: u64,
 }
@@ -44,11 +45,12 @@ impl Client<'_> {
 
     fn body(&mut self) -> String {
         let stream = if self.random.bool() { ",\"stream\":true" } else { "" };
-        let tokens = self.random.u32(1..60);
-        // Most questions are asked by several clients within a short time.
+        let tokens = [5, 20, 60][self.random.usize(..3)];
+        // Most questions are asked by several clients within a quarter of a second.
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap() / 250;
         let (question, heat) = match self.random.u32(..4) {
             0 => (self.random.u64(..), ""),
-            _ => (self.calls / 4, ",\"temperature\":0"),
+            _ => (now, ",\"temperature\":0"),
         };
         chat(&format!("question {question}"), &format!("{heat}{stream},\"max_tokens\":{tokens}"))
     }
@@ -114,7 +116,7 @@ fn faults_leave_nothing_behind() {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|seed| {
                 let random = fastrand::Rng::with_seed(seed);
-                let mut client = Client { gateway: &gateway, random, kept: None, calls: 0 };
+                let mut client = Client { gateway: &gateway, random, began, kept: None, calls: 0 };
                 scope.spawn(move || client.work(until))
             })
             .collect();
