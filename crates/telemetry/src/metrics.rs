@@ -147,7 +147,10 @@ impl Histogram {
             let buckets = (0..=bounds_ns.len()).map(|_| AtomicU64::new(0)).collect();
             Padded(HistogramShard { sum_ns: AtomicU64::new(0), buckets })
         };
-        Self(Arc::new(HistogramShards { bounds_ns, shards: (0..SHARDS).map(|_| shard()).collect() }))
+        Self(Arc::new(HistogramShards {
+            bounds_ns,
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+        }))
     }
 
     /// Records one duration.
