@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::{ConfigArgs, ConfigCommand};
-use crate::commands::{Failure, Loaded, Result, load};
+use crate::commands::{Failure, Loaded, Result, load, say};
 use crate::config::{Raw, resolve};
 
 pub(crate) fn run(args: ConfigArgs) -> Result {
@@ -28,14 +28,18 @@ pub(crate) fn run(args: ConfigArgs) -> Result {
             check(&loaded)?;
             let masked = masked(loaded.raw);
             if json {
-                println!("{}", serde_json::to_string_pretty(&masked)?);
+                say(&(serde_json::to_string_pretty(&masked)?
+                    + "
+"))?;
             } else {
-                print!("{}", toml::to_string_pretty(&masked)?);
+                say(&toml::to_string_pretty(&masked)?)?;
             }
         }
         ConfigCommand::Schema => {
             let schema = schemars::schema_for!(Raw);
-            println!("{}", serde_json::to_string_pretty(&schema)?);
+            say(&(serde_json::to_string_pretty(&schema)?
+                + "
+"))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,7 @@ use paceline_load::{Config as ReplayConfig, Fit, Meta, Trace};
 
 use crate::cli::DemoArgs;
 use crate::commands::replay::{bar, kv_tokens, look, progress, write_page};
-use crate::commands::{Failure, Result, load};
+use crate::commands::{Failure, Result, load, say};
 use crate::config::resolve;
 use crate::fleet::{Arm, Fleet};
 
@@ -69,10 +69,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result {
         let comparisons = comparisons.iter().map(|c| serde_json::from_str(&c.to_json()));
         let comparisons = comparisons.collect::<serde_json::Result<Vec<serde_json::Value>>>()?;
         let all = serde_json::json!({"comparisons": comparisons, "overhead": overhead});
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        say(&(serde_json::to_string_pretty(&all)? + "\n"))?;
     } else {
-        print!("{}", table(&comparisons, look()));
-        println!("\n{overhead}");
+        say(&format!("{}\n{overhead}\n", table(&comparisons, look())))?;
     }
     let lead = "The same fleet of agents on the same simulated engines: each agent at a fixed \
                 replica, round robin as a Kubernetes Service does it, and through Paceline.";

@@ -20,7 +20,7 @@ use paceline_load::{
 use paceline_sim::Shape;
 
 use crate::cli::ReplayArgs;
-use crate::commands::{Failure, Result, load};
+use crate::commands::{Failure, Result, load, say};
 use crate::config::{Environment, resolve};
 use crate::fleet::{Arm, Fleet};
 
@@ -140,9 +140,9 @@ fn finish(args: &ReplayArgs, arms: &[Against], reports: Vec<Vec<Report>>) -> Res
     let comparison = Comparison::new(trace_name, arms)?;
     if args.json {
         let only = comparison.arms.first().and_then(|arm| arm.reports.first()).filter(|_| single);
-        println!("{}", only.map_or_else(|| comparison.to_json(), Report::to_json));
+        say(&(only.map_or_else(|| comparison.to_json(), Report::to_json) + "\n"))?;
     } else {
-        print!("{}", table(std::slice::from_ref(&comparison), look()));
+        say(&table(std::slice::from_ref(&comparison), look()))?;
     }
     let valid = comparison.valid();
     if let Some(path) = &args.report {
