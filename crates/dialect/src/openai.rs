@@ -105,22 +105,51 @@ pub fn has_finished(json: &[u8]) -> bool {
 /// It looks for the member's name outside of texts: within a JSON text its quotes would be
 /// escaped, so `"usage"` cannot match there.
 pub fn usage(body: &[u8]) -> Option<Usage> {
-    static NAME: LazyLock<memmem::FinderRev<'static>> =
-        LazyLock::new(|| memmem::FinderRev::new(b"\"usage\""));
+    static NAME: LazyLock<memmem::Finder<'static>> =
+        LazyLock::new(|| memmem::Finder::new(b"\"usage\""));
+    // It mostly stands at the end, and a search forward is several times faster than one
+    // from the end.
     let mut end = body.len();
-    loop {
-        let at = NAME.rfind(&body[..end])?;
-        let value = member_value(&body[at + 7..]);
-        if let Some(object) = value.filter(|value| value.starts_with(b"{")) {
-            let object = &object[..object_len(object)];
-            return Some(Usage {
-                input: number(object, b"\"prompt_tokens\"")?,
-                cached: number(object, b"\"cached_tokens\"").unwrap_or(0),
-                output: number(object, b"\"completion_tokens\"").unwrap_or(0),
-            });
+    while end > 0 {
+        let start = end.saturating_sub(USAGE_WINDOW);
+        // A name across the border is found in the window before.
+        let window = &body[start..body.len().min(end + 6)];
+        let found = NAME.find_iter(window).filter_map(|at| usage_value(&body[start + at + 7..]));
+        if let Some(object) = found.last() {
+            return read_usage(object);
         }
-        end = at;
+        end = start;
     }
+    None
+}
+
+/// Bytes that are searched together for the usage.
+const USAGE_WINDOW: usize = 512;
+
+/// The object that follows the name.
+fn usage_value(after_name: &[u8]) -> Option<&[u8]> {
+    let value = member_value(after_name).filter(|value| value.starts_with(b"{"))?;
+    Some(&value[..object_len(value)])
+}
+
+fn read_usage(object: &[u8]) -> Option<Usage> {
+    // A look at each quote is cheaper than a search for each name; the first of a name counts.
+    let (mut input, mut cached, mut output) = (None, None, None);
+    for at in memchr::memchr_iter(b'"', object) {
+        let rest = &object[at..];
+        let (name, number) = match rest.get(1) {
+            Some(b'p') => (b"\"prompt_tokens\"".as_slice(), &mut input),
+            Some(b'c') if rest.get(2) == Some(&b'a') => {
+                (b"\"cached_tokens\"".as_slice(), &mut cached)
+            }
+            Some(b'c') => (b"\"completion_tokens\"".as_slice(), &mut output),
+            _ => continue,
+        };
+        if number.is_none() && rest.starts_with(name) {
+            *number = number_after(&rest[name.len()..]);
+        }
+    }
+    Some(Usage { input: input?, cached: cached.unwrap_or(0), output: output.unwrap_or(0) })
 }
 
 /// An error in the OpenAI shape. `kind` is its `type`, `code` is stable.
@@ -178,10 +207,9 @@ fn object_len(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-fn number(object: &[u8], name: &[u8]) -> Option<u64> {
-    // Usage objects are short: a look at each quote is cheaper than setting up a search.
-    let at = memchr::memchr_iter(b'"', object).find(|at| object[*at..].starts_with(name))?;
-    let value = member_value(&object[at + name.len()..])?;
+/// The whole number that follows a member's name.
+fn number_after(name: &[u8]) -> Option<u64> {
+    let value = member_value(name)?;
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
     let (mut number, mut any) = (0u64, false);
     for digit in digits {
@@ -252,6 +280,11 @@ mod tests {
             Some((3, 2, 4)),
         );
         check(r#"{"usage":null}"#, None);
+        for len in 490..530 {
+            // The name at, across and before the border of what is searched together.
+            let rest = format!(r#"{{"prompt_tokens":5}},"x":"{}"}}"#, "y".repeat(len));
+            check(&format!(r#"{{"a":1,"usage":{rest}"#), Some((5, 0, 0)));
+        }
         check(r#"{"content":"\"usage\":{\"prompt_tokens\":3}"}"#, None);
         check(
             "data: {\"usage\":{\"prompt_tokens\":3}}\n\ndata: {\"usage\":null}\n\n",

@@ -24,6 +24,9 @@ pub(crate) struct Timed {
     pub(crate) idle: Duration,
     pub(crate) end: Instant,
     pub(crate) heard_at: Instant,
+    /// Something came since `heard_at`. The clock is asked only when there is a wait, since
+    /// most answers are there at once.
+    pub(crate) heard: bool,
     pub(crate) name: std::sync::Arc<str>,
     pub(crate) metrics: Metrics,
     /// Held for as long as the exchange lasts.
@@ -34,7 +37,7 @@ impl Timed {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         match self.frames.poll_next(cx) {
             Poll::Ready(Some(Ok(bytes))) => {
-                self.heard_at = self.clock.now();
+                self.heard = true;
                 Poll::Ready(Some(Ok(bytes)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -47,6 +50,9 @@ impl Timed {
     }
 
     fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        if std::mem::take(&mut self.heard) {
+            self.heard_at = self.clock.now();
+        }
         while Pin::new(&mut self.sleep).poll(cx).is_ready() {
             let now = self.clock.now();
             let limit = self.heard_at.after(self.idle).min(self.end);

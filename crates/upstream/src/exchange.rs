@@ -120,7 +120,7 @@ impl Frames {
                     return Poll::Ready(Some(Ok(bytes)));
                 }
                 Poll::Ready(None) => {
-                    self.finish(cx);
+                    self.finish();
                     return Poll::Ready(joined.take().map(Ok));
                 }
                 Poll::Pending if driven || !self.drive(cx) => {
@@ -145,11 +145,10 @@ impl Frames {
         true
     }
 
-    fn finish(&mut self, cx: &mut Context<'_>) {
+    fn finish(&mut self) {
         self.ended = true;
         if let Source::Http1 { connection, pool } = &mut self.source
-            && let Some(mut connection) = connection.take()
-            && connection.poll(cx).is_pending()
+            && let Some(connection) = connection.take()
         {
             pool.put(connection);
         }

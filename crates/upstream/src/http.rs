@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST,
+    HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use ::http::{HeaderValue, Request, Uri, Version};
 use bytes::{Bytes, BytesMut};
@@ -114,7 +115,8 @@ impl Http {
                     sleep,
                     idle: self.config.timeouts.idle,
                     end,
-                    heard_at: self.clock.now(),
+                    heard_at: start,
+                    heard: true,
                     name: Arc::clone(&self.config.name),
                     metrics: self.metrics.clone(),
                     _held: held,
@@ -374,17 +376,19 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// Takes out what concerns the connection to the upstream and not the caller.
 fn strip_connection_headers(headers: &mut HeaderMap) {
-    let mut out: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    // Compared as names, most of which are numbers within, and searched for in one pass: a
+    // search for each would hash each.
+    const OURS: [HeaderName; 7] =
+        [CONTENT_LENGTH, CONNECTION, TRANSFER_ENCODING, ALT_SVC, TE, TRAILER, UPGRADE];
+    let mut out: SmallVec<[HeaderName; 4]> = SmallVec::new();
     for (name, value) in &*headers {
-        match name.as_str() {
-            "connection" => {
-                let named = value.to_str().unwrap_or_default().split(',');
-                out.extend(named.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
-                out.push(name.clone());
-            }
-            "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding"
-            | "upgrade" | "content-length" | "alt-svc" => out.push(name.clone()),
-            _ => {}
+        if *name == CONNECTION && value != "keep-alive" && value != "close" {
+            let named = value.to_str().unwrap_or_default().split(',');
+            out.extend(named.filter_map(|name| name.trim().parse::<HeaderName>().ok()));
+        }
+        let old = || matches!(name.as_str(), "keep-alive" | "proxy-connection");
+        if OURS.contains(name) || old() {
+            out.push(name.clone());
         }
     }
     for name in out {

@@ -163,13 +163,12 @@ impl Edge {
         let mut rest = BytesMut::new();
         // Bodies are mostly there already; the timer is made only when one is not.
         let mut timer = None;
-        let until = clock.now().after(self.config.body_timeout);
         loop {
             let frame = std::future::poll_fn(|cx| {
                 if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
                     return Poll::Ready(Some(frame));
                 }
-                let timer = timer.get_or_insert_with(|| clock.sleep_until(until));
+                let timer = timer.get_or_insert_with(|| clock.sleep(self.config.body_timeout));
                 Pin::new(timer).poll(cx).map(|()| None)
             })
             .await;

@@ -10,11 +10,11 @@ use paceline_core::{
     RawRequest, Result, Retry, RunId,
 };
 use paceline_dialect::openai;
-use ring::digest::{SHA256, digest};
 use smallvec::SmallVec;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use crate::pipeline::{Incoming, Shared};
+use crate::stages::digest::{Digests, sha256};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
@@ -44,11 +44,12 @@ impl StaticKey {
 /// The stage.
 pub(crate) struct Admit {
     shared: Arc<Shared>,
+    digests: Digests,
 }
 
 impl Admit {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, digests: Digests::default() }
     }
 
     /// Checks the caller and reads the call's facts.
@@ -65,7 +66,7 @@ impl Admit {
         let named = NamedRun::of(run, ours, &headers, &body, &fields)?;
         let shares = fields.repeatable || !matches!(cache, CacheMode::Auto | CacheMode::No);
         let credential = match headers.get(AUTHORIZATION) {
-            Some(value) if shares => sha256(value.as_bytes()),
+            Some(value) if shares => self.digests.of(value.as_bytes()),
             _ => [0; 32],
         };
         let run_named = named.run.is_some();
@@ -94,7 +95,7 @@ impl Admit {
         let Some(key) = given.as_ref().and_then(bearer) else {
             return Err(unauthorized("no key; send it as `Authorization: Bearer KEY`"));
         };
-        let digest = sha256(key);
+        let digest = self.digests.of(key);
         // All keys are compared, and each in constant time.
         let mut found = u32::MAX;
         for (at, key) in (0..).zip(keys) {
@@ -284,12 +285,6 @@ fn is_hop_by_hop(name: &str) -> bool {
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     let (scheme, key) = value.as_bytes().split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut sum = [0; 32];
-    sum.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    sum
 }
 
 fn unauthorized(message: &'static str) -> Error {

@@ -2,5 +2,6 @@
 //! flights are `paceline-cache`.
 
 pub(crate) mod admit;
+mod digest;
 pub(crate) mod record;
 pub(crate) mod send;

@@ -1,6 +1,5 @@
 //! What is noted of each call, and the answer in the form that goes out.
 
-use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +14,7 @@ use paceline_core::{
 };
 use paceline_dialect::{openai, sse};
 use paceline_telemetry::metrics::GaugeHold;
+use smallvec::SmallVec;
 use tracing::{debug, warn};
 
 use crate::metrics::{Metrics, Outcome, UpstreamMetrics};
@@ -328,10 +328,11 @@ fn outcome_of(error: &Error) -> Outcome {
 
 /// Nanoseconds as milliseconds with three digits.
 fn milliseconds(ns: u128) -> HeaderValue {
-    let mut text = [0u8; 24];
-    let mut rest = &mut text[..];
     let us = u64::try_from(ns / 1000).unwrap_or(u64::MAX);
-    let written = write!(rest, "{}.{:03}", us / 1000, us % 1000).is_ok();
-    let len = if written { 24 - rest.len() } else { 0 };
-    HeaderValue::from_bytes(&text[..len]).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    let mut digits = itoa::Buffer::new();
+    let mut text: SmallVec<[u8; 24]> = SmallVec::from_slice(digits.format(us / 1000).as_bytes());
+    let part = (us % 1000) as u16;
+    text.push(b'.');
+    text.extend([part / 100, part / 10 % 10, part % 10].map(|digit| b'0' + digit as u8));
+    HeaderValue::from_bytes(&text).expect("digits and a point are a header value")
 }
