@@ -4,8 +4,21 @@
 //! request body once, [`sse`] finds the ends of events, and both leave the bytes alone.
 //! [`convert`] parses, since a kept reply is turned from one form into the other at most
 //! once per hit.
+//!
+//! Where the upstream speaks another dialect than the caller, a [`Codec`] of the one reads
+//! into the [`neutral`] form and a [`Codec`] of the other writes it. That path parses whole
+//! requests, and streams event by event.
+
+pub mod codec;
+#[expect(dead_code, reason = "the codecs follow")]
+mod members;
+pub mod neutral;
+#[cfg_attr(not(test), expect(dead_code, reason = "the codecs follow"))]
+mod sse_reader;
 
 pub mod convert;
 pub mod openai;
 pub mod scan;
 pub mod sse;
+
+pub use codec::Codec;

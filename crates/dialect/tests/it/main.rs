@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod golden;
 #[path = "../../../../fuzz/properties.rs"]
 mod properties;
 
 use std::path::Path;
 
 use properties::Random;
+
+/// The codecs, with the dialects of the golden cases that each reads.
+pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] = &[];
 
 /// Changed copies of each target.
 const MUTATIONS: usize = 10_000;
