@@ -2,7 +2,9 @@
 //! `crates/dialect` on the stable compiler.
 
 use bytes::Bytes;
+use paceline_core::Endpoint;
 use paceline_dialect::sse::{EVENT_BYTES_MAX, Facts, Splitter};
+use paceline_dialect::wire::{fields, usage};
 use paceline_dialect::{openai, scan};
 use serde_json::{Map, Value};
 
@@ -108,7 +110,7 @@ pub(crate) fn request_scanner(body: &[u8]) {
         assert!(error.message().contains("escape sequence"), "{error}");
     }
     let body = Bytes::copy_from_slice(body);
-    if let (Ok(fields), Ok(map)) = (openai::fields(&body), &parsed) {
+    if let (Ok(fields), Ok(map)) = (fields(Endpoint::Chat, &Bytes::new(), &body), &parsed) {
         assert_eq!(std::str::from_utf8(&fields.model).ok(), map["model"].as_str());
         let flag = |name: &str| map.get(name).and_then(Value::as_bool).unwrap_or_default();
         assert_eq!(fields.stream, flag("stream"));
@@ -120,6 +122,6 @@ pub(crate) fn request_scanner(body: &[u8]) {
             assert!(found.is_none() || found.as_deref() == expected);
         }
     }
-    let _ = (openai::usage(&body), openai::has_finished(&body));
+    let _ = (usage(Endpoint::Chat, &body), openai::has_finished(&body));
     let _ = paceline_dialect::convert::to_stream(&body, true);
 }

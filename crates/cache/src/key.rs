@@ -160,7 +160,8 @@ pub(crate) mod tests {
 
     use bytes::Bytes;
     use http::HeaderMap;
-    use paceline_core::{CallId, Caller, Deadline, Instant, RawRequest};
+    use paceline_core::{CallId, Caller, Deadline, Endpoint, Instant, RawRequest};
+    use paceline_dialect::wire::fields;
     use proptest::prelude::*;
 
     use super::*;
@@ -179,10 +180,11 @@ pub(crate) mod tests {
             cache: CacheMode::Auto,
             arrived: Instant::default(),
             request: RawRequest {
+                endpoint: Endpoint::Chat,
                 method: http::Method::POST,
                 path: Bytes::from_static(b"/v1/chat/completions"),
                 headers: HeaderMap::new(),
-                fields: paceline_dialect::openai::fields(&body).unwrap(),
+                fields: fields(Endpoint::Chat, &Bytes::new(), &body).unwrap(),
                 body,
             },
         }

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use paceline_core::{Body, CacheStatus, Call, Chunks, Clock, Instant, Reply, Result};
-use paceline_dialect::{convert, openai, sse};
+use paceline_core::{Body, CacheStatus, Call, Chunks, Clock, Endpoint, Instant, Reply, Result};
+use paceline_dialect::{convert, sse, wire};
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::key::{Canonical, Form, Key};
@@ -74,8 +74,8 @@ impl Memory {
 
     /// The kept answer to an equal call, in the form that this call asks for.
     pub fn peek(&self, call: &Call, key: Key) -> Option<Reply> {
-        let entry = self.find(call, key)?;
         let wanted = Form::of(call);
+        let entry = self.find(call, place(call, key, wanted))?;
         if entry.form == wanted {
             return Some(reply(wanted, entry.body.clone()));
         }
@@ -111,7 +111,7 @@ impl Memory {
         }
         reply.body = match reply.body {
             Body::Whole(body) => {
-                if is_answer(&body) {
+                if wire::is_answer(call.request.endpoint, &body) {
                     self.put(call, key, Form::Whole, &body);
                 }
                 Body::Whole(body)
@@ -144,6 +144,7 @@ impl Memory {
     }
 
     fn put(&self, call: &Call, key: Key, form: Form, body: &[u8]) {
+        let key = place(call, key, form);
         let expires = self.clock.now().after(self.config.ttl);
         // A copy of its own: a slice would hold the whole read buffer that it came in.
         let body = Bytes::copy_from_slice(body);
@@ -196,7 +197,7 @@ impl Stream for Keep {
                         body.extend_from_slice(&chunk);
                     }
                     let mut facts = sse::Facts::default();
-                    openai::read_events(&body, &mut facts);
+                    wire::read_events(this.call.request.endpoint, &body, &mut facts);
                     if facts.done && facts.finished && !facts.failed {
                         this.memory.put(&this.call, this.key, Form::of(&this.call), &body);
                     }
@@ -205,6 +206,12 @@ impl Stream for Keep {
         }
         Poll::Ready(next)
     }
+}
+
+/// Where an answer is kept. Those of chat are turned from one form into another, so that one
+/// place serves all forms; others have a place a form.
+fn place(call: &Call, key: Key, form: Form) -> Key {
+    if call.request.endpoint == Endpoint::Chat { key } else { key.form(form) }
 }
 
 fn derive(entry: &Entry, wanted: Form) -> Option<Bytes> {
@@ -240,11 +247,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..KIND.len()));
     let plain = !headers.contains_key(http::header::CONTENT_ENCODING);
     plain && kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
-}
-
-/// Whether a body of status 200 is a finished completion: some providers report errors so.
-fn is_answer(body: &[u8]) -> bool {
-    openai::has_finished(body)
 }
 
 #[derive(Clone)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use smallvec::SmallVec;
 
-use crate::{CallId, Instant, Name, RunId};
+use crate::{CallId, Endpoint, Instant, Name, RunId};
 
 /// One admitted request. It is immutable and shared.
 #[derive(Debug)]
@@ -76,9 +76,11 @@ pub enum CacheMode {
 /// A dialect gives the spans their meaning.
 #[derive(Debug)]
 pub struct RawRequest {
+    /// What is asked, and in whose words.
+    pub endpoint: Endpoint,
     /// The method.
     pub method: Method,
-    /// Path and query that an upstream sees, from `/v1` on: `/v1/chat/completions`.
+    /// Path and query as the caller's dialect has them, from `/v1` on: `/v1/chat/completions`.
     pub path: Bytes,
     /// The client's headers that may go upstream, and its `Host`, which an upstream replaces.
     pub headers: HeaderMap,

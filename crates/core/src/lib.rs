@@ -5,12 +5,14 @@
 
 mod call;
 pub mod clock;
+mod endpoint;
 mod error;
 mod id;
 mod reply;
 
 pub use call::{CacheMode, Call, Caller, Deadline, Fields, Member, RawRequest, Span};
 pub use clock::{Clock, Instant};
+pub use endpoint::{Dialect, Endpoint};
 pub use error::{Error, ErrorKind, Origin, Result, Retry};
 pub use id::{CallId, Name, NameError, RunId};
 pub use reply::{Body, CacheStatus, Chunks, Reply, Usage};

@@ -20,5 +20,6 @@ pub mod convert;
 pub mod openai;
 pub mod scan;
 pub mod sse;
+pub mod wire;
 
 pub use codec::Codec;

@@ -5,9 +5,9 @@
 //! ended with an error event, and a late reader of a shared stream starts at an event.
 
 use bytes::{Bytes, BytesMut};
-use paceline_core::Usage;
+use paceline_core::{Endpoint, Usage};
 
-use crate::openai;
+use crate::wire;
 
 /// Longest single event, in bytes; longer ones end the stream with an error.
 pub const EVENT_BYTES_MAX: usize = 4 << 20;
@@ -24,6 +24,7 @@ pub struct Splitter {
     /// The beginning of an event whose end has not come.
     tail: BytesMut,
     lines: Lines,
+    endpoint: Endpoint,
     facts: Facts,
 }
 
@@ -50,6 +51,11 @@ impl Facts {
 }
 
 impl Splitter {
+    /// For the stream of an operation; the default is that of chat.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, ..Self::default() }
+    }
+
     /// Takes the next bytes and returns the whole events that they complete, if any.
     ///
     /// # Errors
@@ -71,7 +77,7 @@ impl Splitter {
             self.tail.split().freeze()
         };
         self.tail.extend_from_slice(&rest);
-        openai::read_events(&whole, &mut self.facts);
+        wire::read_events(self.endpoint, &whole, &mut self.facts);
         Ok(Some(whole))
     }
 

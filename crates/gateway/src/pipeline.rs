@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ::http::{HeaderMap, Method};
 use bytes::Bytes;
 use paceline_cache::{Flights, Key, Memory, Use};
-use paceline_core::{Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result, Retry, RunId};
+use paceline_core::{
+    Call, Clock, Endpoint, Error, ErrorKind, Instant, Origin, Reply, Result, Retry, RunId,
+};
 use paceline_upstream::Upstream;
 
 use crate::metrics::Metrics;
@@ -16,6 +18,8 @@ use crate::stages::send::{Routes, Send};
 /// A request as a listener, or a replay, hands it in.
 #[derive(Debug)]
 pub struct Incoming {
+    /// What is asked, and in whose words.
+    pub endpoint: Endpoint,
     /// The method.
     pub method: Method,
     /// Path and query from `/v1` on.
@@ -84,9 +88,10 @@ impl Pipeline {
     /// Dropping the future, or the answer's body, cancels the call and is recorded so.
     pub async fn handle(self: &Arc<Self>, incoming: Incoming) -> Answer {
         let record = self.recorder.open(incoming.arrived);
+        let dialect = incoming.endpoint.dialect();
         let call = match self.admit.admit(incoming) {
             Ok(call) => Arc::new(call),
-            Err(error) => return record.refuse(&error),
+            Err(error) => return record.refuse(&error, dialect),
         };
         let result = self.run(&call).await;
         record.close(&call, result)

@@ -1,8 +1,8 @@
 //! The one table from a kind of error to an HTTP status, a type and a stable code.
 
 use ::http::StatusCode;
-use paceline_core::{Error, ErrorKind};
-use paceline_dialect::openai;
+use paceline_core::{Dialect, Endpoint, Error, ErrorKind};
+use paceline_dialect::wire::ErrorText;
 
 /// HTTP status, OpenAI error `type`, stable `code`.
 pub(crate) const fn of(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
@@ -42,13 +42,18 @@ pub(crate) const fn retry_after_s(kind: ErrorKind) -> Option<&'static str> {
     }
 }
 
-/// The error as a body in the OpenAI shape.
-pub(crate) fn body(error: &Error) -> String {
-    let (_, kind, code) = of(error.kind());
-    openai::error_body(error.message(), kind, error.param(), code)
+/// The body of an error's answer.
+pub(crate) fn body(error: &Error, dialect: Dialect) -> String {
+    text(error).body(dialect)
 }
 
-/// The error as the last event of a stream: the OpenAI SDKs raise it.
-pub(crate) fn event(error: &Error) -> String {
-    format!("data: {}\n\n", body(error))
+/// The event that ends a stream which broke off after so many events.
+pub(crate) fn event(error: &Error, endpoint: Endpoint, events: u64) -> String {
+    text(error).event(endpoint, events)
+}
+
+fn text(error: &Error) -> ErrorText<'_> {
+    let (status, kind, code) = of(error.kind());
+    let (message, param) = (error.message(), error.param());
+    ErrorText { status: status.as_u16(), kind, code, message, param }
 }

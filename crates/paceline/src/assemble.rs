@@ -1,8 +1,10 @@
 //! Puts the parts together: routes, caches, upstreams and pipelines.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use paceline_cache::{Flights, Memory};
 use paceline_core::Clock;
 use paceline_gateway::{AdmitConfig, Deployment, Models, Parts, Pipeline, Routes, Shared};
@@ -77,6 +79,8 @@ impl Gateway {
             routed.push(Deployment {
                 target: Arc::new(Target::new(deployment.name.as_str(), resolved.health)),
                 simulated: is_simulated(deployment),
+                provider: deployment.provider,
+                rename: renamed(&deployment.rename),
                 models,
             });
         }
@@ -118,6 +122,10 @@ impl Gateway {
         let upstreams = self.sources.iter().map(way).collect();
         Pipeline::new(Parts { shared: Arc::clone(&self.shared), upstreams })
     }
+}
+
+fn renamed(names: &HashMap<String, String>) -> HashMap<Bytes, String> {
+    names.iter().map(|(from, to)| (Bytes::from(from.clone()), to.clone())).collect()
 }
 
 /// Starts `count` engines in this process.

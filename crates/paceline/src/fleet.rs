@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::Method;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use paceline_core::clock::{Stalled, run_virtual};
-use paceline_core::{Body, BoxFuture, CacheStatus, Clock, Name, RunId};
+use paceline_core::{Body, BoxFuture, CacheStatus, Clock, Endpoint, Name, RunId};
 use paceline_gateway::{Incoming, Pipeline};
 use paceline_load::replay::OnProgress;
 use paceline_load::{
@@ -20,7 +20,7 @@ use paceline_load::{
 use paceline_sim::Local;
 
 use crate::assemble::{self, Gateway};
-use crate::config::{Kind, Resolved, ResolvedDeployment, Source};
+use crate::config::{Resolved, ResolvedDeployment, Source};
 
 /// How calls reach the replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +92,8 @@ impl Fleet {
         engines: Vec<Local>,
         names: &[Arc<str>],
     ) -> anyhow::Result<Through> {
-        let replica = |name: &Arc<str>| ResolvedDeployment {
-            name: name.to_string(),
-            kind: Kind::Engine,
-            models: None,
-            source: Source::Embedded,
-        };
+        let replica =
+            |name: &Arc<str>| ResolvedDeployment::engine(name.to_string(), Source::Embedded);
         let resolved = Resolved {
             deployments: names.iter().map(replica).collect(),
             keys: Vec::new(),
@@ -157,6 +153,7 @@ impl Target for Through {
                 headers.insert(AGENT, agent);
             }
             let incoming = Incoming {
+                endpoint: Endpoint::Chat,
                 method: Method::POST,
                 path: "/v1/chat/completions".into(),
                 run: Some(RunId(run)),

@@ -12,8 +12,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use paceline_core::clock::Sleep;
 use paceline_core::{
-    Body, BoxFuture, CacheStatus, Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result,
-    Retry,
+    Body, BoxFuture, CacheStatus, Clock, Deadline, Error, ErrorKind, Instant, Origin, RawRequest,
+    Reply, Result, Retry,
 };
 use paceline_upstream::Upstream;
 use parking_lot::Mutex;
@@ -149,9 +149,8 @@ impl Local {
 }
 
 impl Upstream for Local {
-    fn send<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Reply>> {
+    fn send<'a>(&'a self, request: &'a RawRequest, _: Deadline) -> BoxFuture<'a, Result<Reply>> {
         Box::pin(async move {
-            let request = &call.request;
             let path = request.path.split(|byte| *byte == b'?').next().unwrap_or_default();
             if path != b"/v1/chat/completions" {
                 let mut error =

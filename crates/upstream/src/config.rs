@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ::http::HeaderValue;
 
+use crate::provider::{Auth, Provider};
+
 /// One upstream: a place where models can be called.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -14,8 +16,10 @@ pub struct Config {
     pub name: Arc<str>,
     /// Its base URL.
     pub url: Url,
-    /// Sent as `Authorization: Bearer …` instead of the caller's; `None` passes the caller's on.
+    /// Sent instead of the caller's, as the provider wants it; `None` passes the caller's on.
     pub api_key: Option<Secret>,
+    /// What it speaks.
+    pub provider: &'static Provider,
     /// Which HTTP version to speak.
     pub http2: Http2,
     /// Time limits.
@@ -37,6 +41,7 @@ impl Config {
         Self {
             name: name.into(),
             url,
+            provider: Provider::compatible(),
             api_key: None,
             http2: Http2::Auto,
             timeouts: Timeouts::default(),
@@ -88,20 +93,30 @@ pub enum Http2 {
     Always,
 }
 
-/// A text that no log, error or page ever shows.
+/// A key that no log, error or page ever shows.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(HeaderValue);
+pub struct Secret {
+    plain: HeaderValue,
+    bearer: HeaderValue,
+}
 
 impl Secret {
-    /// A bearer key; `None` when it has characters that no header may carry.
-    pub fn bearer(key: &str) -> Option<Self> {
-        let mut value = HeaderValue::try_from(format!("Bearer {key}")).ok()?;
-        value.set_sensitive(true);
-        Some(Self(value))
+    /// A key; `None` when it has characters that no header may carry.
+    pub fn new(key: &str) -> Option<Self> {
+        let value = |text: String| {
+            let mut value = HeaderValue::try_from(text).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        };
+        Some(Self { plain: value(key.to_owned())?, bearer: value(format!("Bearer {key}"))? })
     }
 
-    pub(crate) fn header(&self) -> HeaderValue {
-        self.0.clone()
+    /// The value of the header that shows it.
+    pub(crate) fn header(&self, auth: Auth) -> HeaderValue {
+        match auth {
+            Auth::Bearer | Auth::SigV4 => self.bearer.clone(),
+            Auth::Header(_) => self.plain.clone(),
+        }
     }
 }
 
@@ -138,6 +153,9 @@ pub enum UrlError {
     Query,
 }
 
+/// Ends of base URLs that the paths of requests begin with.
+const VERSIONS: [&str; 2] = ["/v1", "/v1beta"];
+
 impl FromStr for Url {
     type Err = UrlError;
 
@@ -168,7 +186,7 @@ impl FromStr for Url {
             tls,
             host: authority.host().to_owned(),
             port: authority.port_u16().unwrap_or(if tls { 443 } else { 80 }),
-            prefix: path.strip_suffix("/v1").unwrap_or(path).to_owned(),
+            prefix: VERSIONS.iter().find_map(|v| path.strip_suffix(v)).unwrap_or(path).to_owned(),
         })
     }
 }
@@ -219,8 +237,10 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_shown() {
-        let secret = Secret::bearer("sk-very-secret").unwrap();
-        assert_eq!(format!("{secret:?} {:?}", secret.header()), "*** Sensitive");
-        assert!(Secret::bearer("a\nb").is_none());
+        let secret = Secret::new("sk-very-secret").unwrap();
+        for auth in [Auth::Bearer, Auth::Header("x-api-key")] {
+            assert_eq!(format!("{secret:?} {:?}", secret.header(auth)), "*** Sensitive");
+        }
+        assert!(Secret::new("a\nb").is_none());
     }
 }

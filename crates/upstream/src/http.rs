@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST,
-    HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ALT_SVC, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap,
+    HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use ::http::{HeaderValue, Request, Uri, Version};
+use ::http::{HeaderValue, Request, StatusCode, Uri, Version};
 use bytes::{Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::Response;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use paceline_core::{
-    Body, BoxFuture, CacheStatus, Call, Clock, Error, ErrorKind, Instant, Origin, Reply, Result,
-    Retry,
+    Body, BoxFuture, CacheStatus, Clock, Deadline, Endpoint, Error, ErrorKind, Instant, Origin,
+    RawRequest, Reply, Result, Retry,
 };
 use paceline_dialect::sse::Splitter;
 use paceline_telemetry::metrics::GaugeHold;
@@ -32,6 +32,7 @@ use crate::connect;
 use crate::exchange::{self, Failure, Frames};
 use crate::metrics::Metrics;
 use crate::pool::{Connection, Pool};
+use crate::provider::CREDENTIALS;
 
 type Http2Sender = http2::SendRequest<Full<Bytes>>;
 
@@ -39,6 +40,8 @@ type Http2Sender = http2::SendRequest<Full<Bytes>>;
 pub struct Http {
     config: Config,
     host: HeaderValue,
+    /// What stands before `/v1` in its paths.
+    prefix: String,
     tls: Option<Arc<ClientConfig>>,
     clock: Clock,
     pool: Arc<Pool>,
@@ -70,10 +73,12 @@ impl Http {
         clock: Clock,
         metrics: Metrics,
     ) -> Self {
+        let prefix = format!("{}{}", config.url.prefix, config.provider.prefix);
         let host = HeaderValue::try_from(config.url.host_header())
             .expect("a parsed authority is a valid header value");
         Self {
             host,
+            prefix,
             tls,
             pool: Pool::start(
                 config.idle_connections_max,
@@ -91,13 +96,13 @@ impl Http {
         }
     }
 
-    async fn exchange(&self, call: &Call) -> Result<Reply> {
+    async fn exchange(&self, raw: &RawRequest, deadline: Deadline) -> Result<Reply> {
         let held = self.slot().await?;
         let start = self.clock.now();
-        let end = call.deadline.or_at(start.after(self.config.timeouts.total));
+        let end = deadline.or_at(start.after(self.config.timeouts.total));
         let mut sleep =
             self.clock.sleep_until(start.after(self.config.timeouts.first_byte).min(end));
-        let answer = self.first_answer(call);
+        let answer = self.first_answer(raw);
         let mut answer = std::pin::pin!(answer);
         let head = std::future::poll_fn(|cx| {
             if let std::task::Poll::Ready(result) = answer.as_mut().poll(cx) {
@@ -121,10 +126,10 @@ impl Http {
                     metrics: self.metrics.clone(),
                     _held: held,
                 };
-                self.reply(parts, timed).await
+                self.reply(raw, parts, timed).await
             }
             Some(Err(error)) => Err(error),
-            None => Err(self.late(call, end)),
+            None => Err(self.late(deadline, end)),
         }
     }
 
@@ -145,13 +150,13 @@ impl Http {
 
     /// Sends the request and waits for the head; once more where a kept connection turned
     /// out to be closed before the server saw or answered the request.
-    async fn first_answer(&self, call: &Call) -> Result<Response<Frames>> {
+    async fn first_answer(&self, raw: &RawRequest) -> Result<Response<Frames>> {
         let mut fresh = false;
         loop {
             let line = self.line(fresh).await?;
             let version =
                 if matches!(line, Line::Http2(_)) { Version::HTTP_2 } else { Version::HTTP_11 };
-            let request = self.request(call, version)?;
+            let request = self.request(raw, version)?;
             let result = match line {
                 Line::Http1(connection) => exchange::http1(connection, request, &self.pool).await,
                 Line::Http2(sender) => exchange::http2(sender, request).await,
@@ -235,20 +240,19 @@ impl Http {
     }
 
     /// The request as the upstream gets it: the caller's bytes and headers, our host and key.
-    fn request(&self, call: &Call, version: Version) -> Result<Request<Full<Bytes>>> {
-        let raw = &call.request;
+    fn request(&self, raw: &RawRequest, version: Version) -> Result<Request<Full<Bytes>>> {
         let url = &self.config.url;
         let uri = if version == Version::HTTP_2 {
             let scheme = if url.tls { "https" } else { "http" };
             Uri::builder()
                 .scheme(scheme)
                 .authority(url.host_header())
-                .path_and_query(join(&url.prefix, &raw.path).as_ref())
+                .path_and_query(join(&self.prefix, &raw.path).as_ref())
                 .build()
-        } else if url.prefix.is_empty() {
+        } else if self.prefix.is_empty() {
             Uri::from_maybe_shared(raw.path.clone()).map_err(Into::into)
         } else {
-            Uri::from_maybe_shared(join(&url.prefix, &raw.path)).map_err(Into::into)
+            Uri::from_maybe_shared(join(&self.prefix, &raw.path)).map_err(Into::into)
         };
         let uri = uri.map_err(|error| {
             Error::invalid("the path has characters that no URL may have").with_source(error)
@@ -263,14 +267,34 @@ impl Http {
         } else {
             headers.insert(HOST, self.host.clone());
         }
-        if let Some(key) = &self.config.api_key {
-            headers.insert(AUTHORIZATION, key.header());
-        }
+        self.show_key(&mut headers);
         *request.headers_mut() = headers;
         Ok(request)
     }
 
-    async fn reply(&self, mut parts: ::http::response::Parts, mut timed: Timed) -> Result<Reply> {
+    /// Puts the deployment's own key in place of the caller's, however that was shown.
+    fn show_key(&self, headers: &mut HeaderMap) {
+        let Some(key) = &self.config.api_key else { return };
+        let auth = self.config.provider.auth;
+        let wanted = auth.header();
+        // A look at each name finds the caller's faster than a search for each header.
+        let others: SmallVec<[HeaderName; 2]> = headers
+            .keys()
+            .filter(|name| **name != wanted && CREDENTIALS.contains(name))
+            .cloned()
+            .collect();
+        for name in others {
+            headers.remove(name);
+        }
+        headers.insert(wanted, key.header(auth));
+    }
+
+    async fn reply(
+        &self,
+        raw: &RawRequest,
+        mut parts: ::http::response::Parts,
+        mut timed: Timed,
+    ) -> Result<Reply> {
         let plain = match parts.headers.get(CONTENT_ENCODING) {
             None => true,
             Some(encoding) => encoding == "identity",
@@ -282,7 +306,10 @@ impl Http {
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         strip_connection_headers(&mut parts.headers);
         let body = if events {
-            Body::Events(Box::pin(Events { rest: Some(timed), splitter: Splitter::default() }))
+            let splitter = Splitter::new(raw.endpoint);
+            Body::Events(Box::pin(Events { rest: Some(timed), splitter }))
+        } else if parts.status == StatusCode::OK && grows(raw, &parts.headers) {
+            Body::Bytes(Box::pin(Passed { read: None, rest: Some(timed) }), length)
         } else {
             let (read, all) = timed.read(self.config.whole_bytes_max).await?;
             if all {
@@ -315,9 +342,9 @@ impl Http {
         Error::new(ErrorKind::Overloaded, Origin::Paceline, Retry::OtherTarget, message)
     }
 
-    fn late(&self, call: &Call, end: Instant) -> Error {
+    fn late(&self, deadline: Deadline, end: Instant) -> Error {
         self.metrics.timed_out.inc();
-        if call.deadline.0.is_some_and(|deadline| deadline <= end && deadline <= self.clock.now()) {
+        if deadline.0.is_some_and(|deadline| deadline <= end && deadline <= self.clock.now()) {
             let message = "the call's deadline passed before the upstream answered";
             return Error::new(ErrorKind::DeadlineExceeded, Origin::Client, Retry::Never, message);
         }
@@ -328,8 +355,12 @@ impl Http {
 }
 
 impl Upstream for Http {
-    fn send<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Reply>> {
-        Box::pin(self.exchange(call))
+    fn send<'a>(
+        &'a self,
+        request: &'a RawRequest,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Reply>> {
+        Box::pin(self.exchange(request, deadline))
     }
 }
 
@@ -366,6 +397,15 @@ fn join(prefix: &str, path: &[u8]) -> Bytes {
     joined.extend_from_slice(prefix.as_bytes());
     joined.extend_from_slice(path);
     joined.freeze()
+}
+
+/// Whether an answer is a stream in another form than events: AWS frames, or the JSON list of
+/// Gemini that grows.
+fn grows(raw: &RawRequest, headers: &HeaderMap) -> bool {
+    let frames = || {
+        headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/vnd.amazon.eventstream")
+    };
+    raw.fields.stream && (raw.endpoint == Endpoint::Generate || frames())
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

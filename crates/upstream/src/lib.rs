@@ -11,11 +11,13 @@ mod exchange;
 mod http;
 mod metrics;
 mod pool;
+mod provider;
 mod upstream;
 
 pub use config::{Config, Http2, Secret, Timeouts, Url, UrlError};
 pub use connect::{TlsError, certificates, tls};
 pub use http::Http;
 pub use metrics::Metrics;
+pub use provider::{Auth, CREDENTIALS, PROVIDERS, Provider};
 pub use rustls::ClientConfig as TlsConfig;
 pub use upstream::Upstream;

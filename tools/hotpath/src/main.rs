@@ -12,9 +12,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use paceline_cache::{Key, Memory, MemoryConfig};
 use paceline_core::{
-    Body, CacheMode, CacheStatus, Call, CallId, Caller, Clock, Deadline, RawRequest, Reply,
+    Body, CacheMode, CacheStatus, Call, CallId, Caller, Clock, Deadline, Endpoint, RawRequest,
+    Reply,
 };
-use paceline_dialect::{openai, sse};
+use paceline_dialect::{sse, wire};
 use paceline_route::{Affinity, Ask, HealthConfig, LeastOfTwo, Outcome, Policy, Pool, Target};
 use paceline_telemetry::metrics::{Histogram, Registry};
 
@@ -55,9 +56,10 @@ fn main() -> ExitCode {
 }
 
 fn scan(bytes: usize, count: u32) {
-    let body = body(bytes);
+    let (path, body) = (Bytes::new(), body(bytes));
     for _ in 0..count {
-        black_box(openai::fields(black_box(&body))).expect("the body is a valid request");
+        black_box(wire::fields(Endpoint::Chat, &path, black_box(&body)))
+            .expect("the body is a valid request");
     }
 }
 
@@ -93,7 +95,8 @@ fn split(count: u32) {
 fn usage(count: u32) {
     let Body::Whole(body) = reply().body else { return };
     for _ in 0..count {
-        black_box(openai::usage(black_box(&body))).expect("the reply tells its usage");
+        black_box(wire::usage(Endpoint::Chat, black_box(&body)))
+            .expect("the reply tells its usage");
     }
 }
 
@@ -136,7 +139,8 @@ fn body(bytes: usize) -> Bytes {
 
 fn call(bytes: usize) -> Call {
     let body = body(bytes);
-    let fields = openai::fields(&body).expect("the body is a valid request");
+    let fields =
+        wire::fields(Endpoint::Chat, &Bytes::new(), &body).expect("the body is a valid request");
     let (run, id) = CallId::fresh(None);
     let clock = Clock::real();
     let headers = HeaderMap::from_iter([
@@ -155,6 +159,7 @@ fn call(bytes: usize) -> Call {
         cache: CacheMode::Auto,
         arrived: clock.now(),
         request: RawRequest {
+            endpoint: Endpoint::Chat,
             method: Method::POST,
             path: Bytes::from_static(b"/v1/chat/completions"),
             headers,

@@ -10,15 +10,16 @@ use ::http::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
     TRANSFER_ENCODING,
 };
-use ::http::{Method, Request, Response, StatusCode, Uri, Version};
+use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use hyper::body::Incoming as HyperBody;
-use paceline_core::{Error, ErrorKind, Name, Origin, Result, Retry, RunId};
+use paceline_core::{Dialect, Endpoint, Error, ErrorKind, Name, Origin, Result, Retry, RunId};
 use paceline_telemetry::metrics::{self, Registry};
 
 use crate::http::listen::Stop;
 use crate::http::models;
+use crate::http::paths::{self, Asked};
 use crate::pipeline::{Incoming, Pipeline};
 use crate::stages::record::{Answer, AnswerBody, error_answer};
 
@@ -80,13 +81,21 @@ impl Edge {
         request: Request<HyperBody>,
     ) -> Result<Response<AnswerBody>, Infallible> {
         let http1 = request.version() < Version::HTTP_2;
+        let (run, path) = split_run(request.uri().path());
+        let asked = paths::asked(path);
+        let dialect = paths::dialect(asked, path, request.headers());
         let framing = check_framing(&request);
         let unclear = framing.is_err();
-        let result = match framing {
-            Ok(()) => self.route(request).await,
-            Err(error) => Err(error),
+        let run = run.map(|run| name_run(run).map(Some)).unwrap_or(Ok(None));
+        let result = match (framing, run) {
+            (Ok(()), Ok(run)) if !asked.takes(request.method()) && asked != Asked::Unknown => {
+                drop(run);
+                Ok(not_allowed(asked.method(), dialect))
+            }
+            (Ok(()), Ok(run)) => self.answer(request, run).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
         };
-        let answer = result.unwrap_or_else(|error| error_answer(&error));
+        let answer = result.unwrap_or_else(|error| error_answer(&error, dialect));
         let Answer { status, mut headers, body } = answer;
         let unread =
             status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;
@@ -100,43 +109,29 @@ impl Edge {
         Ok(response)
     }
 
-    async fn route(&self, request: Request<HyperBody>) -> Result<Answer> {
+    async fn answer(&self, request: Request<HyperBody>, run: Option<RunId>) -> Result<Answer> {
         let arrived = self.pipeline.clock().now();
         let (head, body) = request.into_parts();
-        let (run, path) = split_run(&head.uri)?;
-        match (&path[..], &head.method) {
-            (b"/v1/chat/completions", &Method::POST) => {
+        let (_, path) = split_run(head.uri.path());
+        let asked = paths::asked(path);
+        let dialect = || paths::dialect(asked, path, &head.headers);
+        match asked {
+            Asked::Call(endpoint) => {
                 let body = self.read(&head.headers, body).await?;
-                let path = match head.uri.query() {
-                    None => path,
-                    Some(query) => Bytes::from(format!("/v1/chat/completions?{query}")),
-                };
-                let incoming = Incoming {
-                    method: head.method,
-                    path,
-                    run,
-                    headers: head.headers,
-                    body,
-                    arrived,
-                };
+                let mut headers = head.headers;
+                let path = call_path(endpoint, path, head.uri.query(), &mut headers);
+                let method = head.method;
+                let incoming = Incoming { endpoint, method, path, run, headers, body, arrived };
                 Ok(self.pipeline.handle(incoming).await)
             }
-            (b"/v1/chat/completions", _) => Ok(not_allowed("POST")),
-            (b"/v1/models", &Method::GET) => models::list(&self.pipeline, head.headers).await,
-            (b"/v1/models", _) => Ok(not_allowed("GET")),
-            (b"/health", &Method::GET | &Method::HEAD) => Ok(state(true, "ok")),
-            (b"/ready", &Method::GET | &Method::HEAD) => Ok(self.ready()),
-            (b"/metrics", &Method::GET) => {
+            Asked::Models => models::list(&self.pipeline, dialect(), head.headers).await,
+            Asked::Model(id) => models::get(&self.pipeline, dialect(), head.headers, id).await,
+            Asked::Health => Ok(state(true, "ok")),
+            Asked::Ready => Ok(self.ready()),
+            Asked::Metrics => {
                 Ok(answer(StatusCode::OK, METRICS_TYPE, metrics::encode(&self.registry)))
             }
-            (b"/health" | b"/ready" | b"/metrics", _) => Ok(not_allowed("GET")),
-            (path, method) => match path.strip_prefix(b"/v1/models/") {
-                Some(id) if method == Method::GET => {
-                    let id = String::from_utf8_lossy(id).into_owned();
-                    models::get(&self.pipeline, head.headers, &id).await
-                }
-                _ => Err(not_found(path)),
-            },
+            Asked::Unknown => Err(not_found(path)),
         }
     }
 
@@ -230,21 +225,44 @@ fn check_framing(request: &Request<HyperBody>) -> Result<()> {
 }
 
 /// Takes `/r/{run}` off the path.
-fn split_run(uri: &Uri) -> Result<(Option<RunId>, Bytes)> {
-    let path = uri.path();
-    if path == CHAT {
-        return Ok((None, Bytes::from_static(CHAT.as_bytes())));
+fn split_run(path: &str) -> (Option<&str>, &str) {
+    let split = |path: &'_ str| path.strip_prefix("/r/")?.find('/').map(|at| at + 3);
+    match split(path) {
+        Some(at) => (Some(&path[3..at]), &path[at..]),
+        None => (None, path),
     }
-    let Some((run, rest)) = path.strip_prefix("/r/").and_then(|rest| rest.split_once('/')) else {
-        return Ok((None, Bytes::copy_from_slice(path.as_bytes())));
-    };
-    let run = Name::new(run.to_owned()).map_err(|fault| {
-        Error::invalid(format!("the run in the path is no valid name: {fault}")).with_param("run")
-    })?;
-    Ok((Some(RunId(run)), Bytes::from(format!("/{rest}"))))
 }
 
-const CHAT: &str = "/v1/chat/completions";
+fn name_run(run: &str) -> Result<RunId> {
+    let name = Name::new(run.to_owned()).map_err(|fault| {
+        Error::invalid(format!("the run in the path is no valid name: {fault}")).with_param("run")
+    })?;
+    Ok(RunId(name))
+}
+
+/// Path and query as an upstream of the same dialect gets them.
+fn call_path(
+    endpoint: Endpoint,
+    path: &str,
+    query: Option<&str>,
+    headers: &mut HeaderMap,
+) -> Bytes {
+    let Some(query) = query else {
+        return match endpoint {
+            Endpoint::Chat => Bytes::from_static(b"/v1/chat/completions"),
+            _ => Bytes::copy_from_slice(path.as_bytes()),
+        };
+    };
+    if endpoint != Endpoint::Generate {
+        return Bytes::from(format!("{path}?{query}"));
+    }
+    let (query, key) = paths::take_key(query);
+    if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
+        headers.entry("x-goog-api-key").or_insert(key);
+    }
+    let mark = if query.is_empty() { "" } else { "?" };
+    Bytes::from(format!("{path}{mark}{query}"))
+}
 
 pub(crate) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut headers = HeaderMap::new();
@@ -257,18 +275,20 @@ fn state(good: bool, state: &'static str) -> Answer {
     answer(status, "application/json", format!("{{\"status\":\"{state}\"}}"))
 }
 
-fn not_allowed(allow: &'static str) -> Answer {
+fn not_allowed(allow: Method, dialect: Dialect) -> Answer {
     let message = format!("this path takes {allow} only");
     let error = Error::new(ErrorKind::MethodNotAllowed, Origin::Client, Retry::Never, message);
-    let mut answer = error_answer(&error);
-    answer.headers.insert(ALLOW, HeaderValue::from_static(allow));
+    let mut answer = error_answer(&error, dialect);
+    let value = if allow == Method::POST { "POST" } else { "GET" };
+    answer.headers.insert(ALLOW, HeaderValue::from_static(value));
     answer
 }
 
-fn not_found(path: &[u8]) -> Error {
+fn not_found(path: &str) -> Error {
     let message = format!(
-        "no such path: {}; served are /v1/chat/completions, /v1/models, /health, /ready and /metrics",
-        String::from_utf8_lossy(path)
+        "no such path: {path}; served are POST /v1/chat/completions, /v1/responses, /v1/embeddings, \
+         /v1/completions, /v1/messages, /v1/messages/count_tokens and \
+         /v1beta/models/MODEL:generateContent, and GET /v1/models, /health, /ready and /metrics"
     );
     Error::new(ErrorKind::NotFound, Origin::Client, Retry::Never, message)
 }

@@ -3,6 +3,7 @@
 mod edge;
 mod listen;
 mod models;
+mod paths;
 
 pub use edge::{Edge, EdgeConfig};
 pub use listen::{ListenError, Listener, Stop, Stopper, bind, serve};

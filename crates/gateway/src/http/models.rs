@@ -6,8 +6,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use paceline_core::{
-    Body, CacheMode, Call, CallId, Caller, Deadline, Error, ErrorKind, Fields, Origin, RawRequest,
-    Result, Retry,
+    Body, Deadline, Dialect, Endpoint, Error, ErrorKind, Fields, Origin, RawRequest, Result, Retry,
 };
 use serde_json::{Map, Value, json};
 
@@ -20,25 +19,69 @@ use crate::stages::send::{Deployment, Models};
 /// How long a deployment may take to list its models.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All models that are served.
-pub(crate) async fn list(pipeline: &Arc<Pipeline>, headers: HeaderMap) -> Result<Answer> {
+/// The list of models, in the words of a dialect.
+///
+/// # Errors
+/// A wrong key, or no upstream that gives a list where none is configured.
+pub(crate) async fn list(
+    pipeline: &Arc<Pipeline>,
+    dialect: Dialect,
+    headers: HeaderMap,
+) -> Result<Answer> {
     let data = collect(pipeline, headers).await?;
-    let body = json!({"object": "list", "data": data}).to_string();
-    Ok(answer(StatusCode::OK, "application/json", body))
+    let body = match dialect {
+        Dialect::OpenAi | Dialect::Bedrock => json!({"object": "list", "data": data}),
+        Dialect::Anthropic => {
+            let data: Vec<Value> = data.iter().map(|model| told(dialect, model)).collect();
+            let id = |model: Option<&Value>| model.map(|model| model["id"].clone());
+            let (first, last) = (id(data.first()), id(data.last()));
+            json!({"data": data, "has_more": false, "first_id": first, "last_id": last})
+        }
+        Dialect::Gemini => {
+            let models: Vec<Value> = data.iter().map(|model| told(dialect, model)).collect();
+            json!({"models": models})
+        }
+    };
+    Ok(answer(StatusCode::OK, "application/json", body.to_string()))
 }
 
-/// One model.
-pub(crate) async fn get(pipeline: &Arc<Pipeline>, headers: HeaderMap, id: &str) -> Result<Answer> {
+/// One model, in the words of a dialect.
+///
+/// # Errors
+/// As [`list`], and when nobody lists it.
+pub(crate) async fn get(
+    pipeline: &Arc<Pipeline>,
+    dialect: Dialect,
+    headers: HeaderMap,
+    id: &str,
+) -> Result<Answer> {
     let data = collect(pipeline, headers).await?;
-    match data.into_iter().find(|model| model.get("id").is_some_and(|found| found == id)) {
+    match data.iter().find(|model| model.get("id").is_some_and(|found| found == id)) {
         Some(model) => {
-            Ok(answer(StatusCode::OK, "application/json", Value::Object(model).to_string()))
+            let body = told(dialect, model).to_string();
+            Ok(answer(StatusCode::OK, "application/json", body))
         }
         None => {
             let message = format!("no deployment lists the model `{id}`");
             Err(Error::new(ErrorKind::ModelNotFound, Origin::Client, Retry::Never, message)
                 .with_param("model"))
         }
+    }
+}
+
+/// A model in the words of a dialect.
+fn told(dialect: Dialect, model: &Map<String, Value>) -> Value {
+    let id = model.get("id").and_then(Value::as_str).unwrap_or_default();
+    match dialect {
+        Dialect::OpenAi | Dialect::Bedrock => Value::Object(model.clone()),
+        // The format wants a time; where none is known, the beginning of time says so.
+        Dialect::Anthropic => json!({
+            "type": "model", "id": id, "display_name": id, "created_at": "1970-01-01T00:00:00Z",
+        }),
+        Dialect::Gemini => json!({
+            "name": format!("models/{id}"), "displayName": id, "version": "",
+            "supportedGenerationMethods": ["generateContent", "streamGenerateContent"],
+        }),
     }
 }
 
@@ -101,26 +144,16 @@ async fn ask(
     headers: &HeaderMap,
 ) -> Result<Vec<Map<String, Value>>> {
     let now = pipeline.clock().now();
-    let (run, id) = CallId::fresh(None);
-    let call = Call {
-        id,
-        run,
-        run_named: false,
-        parent: None,
-        agent: None,
-        caller: Caller { tenant: None, credential: [0; 32] },
-        deadline: Deadline(Some(now.after(LIST_TIMEOUT))),
-        cache: CacheMode::No,
-        arrived: now,
-        request: RawRequest {
-            method: Method::GET,
-            path: Bytes::from_static(b"/v1/models"),
-            headers: headers.clone(),
-            body: Bytes::new(),
-            fields: Fields::default(),
-        },
+    let request = RawRequest {
+        endpoint: Endpoint::Other,
+        method: Method::GET,
+        path: Bytes::from_static(b"/v1/models"),
+        headers: headers.clone(),
+        body: Bytes::new(),
+        fields: Fields::default(),
     };
-    let reply = pipeline.models().upstream(at).send(&call).await?;
+    let deadline = Deadline(Some(now.after(LIST_TIMEOUT)));
+    let reply = pipeline.models().upstream(at).send(&request, deadline).await?;
     let listed = match (reply.status, reply.body) {
         (StatusCode::OK, Body::Whole(bytes)) => serde_json::from_slice::<Value>(&bytes).ok(),
         _ => None,

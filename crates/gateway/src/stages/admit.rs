@@ -9,7 +9,8 @@ use paceline_core::{
     CacheMode, Call, CallId, Caller, Deadline, Error, ErrorKind, Fields, Instant, Name, Origin,
     RawRequest, Result, Retry, RunId,
 };
-use paceline_dialect::openai;
+use paceline_dialect::{openai, wire};
+use paceline_upstream::CREDENTIALS;
 use smallvec::SmallVec;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -57,17 +58,19 @@ impl Admit {
     /// # Errors
     /// `Unauthorized`, or `InvalidRequest` with what is wrong and where.
     pub(crate) fn admit(&self, incoming: Incoming) -> Result<Call> {
-        let Incoming { method, path, run, mut headers, body, arrived } = incoming;
+        let Incoming { endpoint, method, path, run, mut headers, body, arrived } = incoming;
         let tenant = self.tenant(&mut headers)?;
-        let fields = openai::fields(&body)?;
+        let query = memchr::memchr(b'?', &path).unwrap_or(path.len());
+        let fields = wire::fields(endpoint, &path.slice(..query), &body)?;
         let mut ours = strip(&mut headers);
         let cache = cache_mode(ours.cache.take())?;
         let deadline = deadline(ours.deadline.take(), arrived)?;
         let named = NamedRun::of(run, ours, &headers, &body, &fields)?;
         let shares = fields.repeatable || !matches!(cache, CacheMode::Auto | CacheMode::No);
-        let credential = match headers.get(AUTHORIZATION) {
-            Some(value) if shares => self.digests.of(value.as_bytes()),
-            _ => [0; 32],
+        let shown = || CREDENTIALS.iter().find_map(|name| headers.get(name));
+        let credential = match shares.then(shown).flatten() {
+            Some(value) => self.digests.of(value.as_bytes()),
+            None => [0; 32],
         };
         let run_named = named.run.is_some();
         let (run, id) = CallId::fresh(named.run);
@@ -81,7 +84,7 @@ impl Admit {
             deadline,
             cache,
             arrived,
-            request: RawRequest { method, path, headers, body, fields },
+            request: RawRequest { endpoint, method, path, headers, body, fields },
         })
     }
 
@@ -91,9 +94,17 @@ impl Admit {
         if keys.is_empty() {
             return Ok(None);
         }
-        let given = headers.remove(AUTHORIZATION);
-        let Some(key) = given.as_ref().and_then(bearer) else {
-            return Err(unauthorized("no key; send it as `Authorization: Bearer KEY`"));
+        // Whatever was shown is ours, and goes no further.
+        let mut given = None;
+        for name in &CREDENTIALS {
+            let shown = headers.remove(name);
+            given = given.or_else(|| if *name == AUTHORIZATION { bearer(&shown?) } else { shown });
+        }
+        let given = given.as_ref().map(|value| value.as_bytes().trim_ascii());
+        let Some(key) = given.filter(|key| !key.is_empty()) else {
+            return Err(unauthorized(
+                "no key; send it as `Authorization: Bearer KEY` or in `x-api-key`",
+            ));
         };
         let digest = self.digests.of(key);
         // All keys are compared, and each in constant time.
@@ -140,6 +151,11 @@ impl NamedRun {
             named.fill(text("paceline_run")?, text("paceline_parent")?, text("paceline_agent")?);
         }
         if named.run.is_none()
+            && let Some(span) = fields.metadata
+        {
+            named.run = session(&body[span.range()]).map(RunId);
+        }
+        if named.run.is_none()
             && let Some(baggage) = headers.get(BAGGAGE)
         {
             let entry = |field: &str| baggage_entry(baggage, field);
@@ -168,6 +184,16 @@ fn checked(text: Bytes, field: &'static str) -> Result<Name> {
     Name::new(text).map_err(|fault| {
         Error::invalid(format!("`{field}` is no valid name: {fault}")).with_param(field)
     })
+}
+
+/// The session that coding agents name in Anthropic's `metadata.user_id`:
+/// `user_…_session_{id}`, or a JSON text with a `session_id`.
+fn session(metadata: &[u8]) -> Option<Name> {
+    let user = openai::metadata_text(metadata, "user_id")?;
+    let (_, rest) =
+        user.rsplit_once("session_id\":\"").or_else(|| user.rsplit_once("_session_"))?;
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len());
+    Name::new(format!("session_{}", rest.get(..end).filter(|id| !id.is_empty())?)).ok()
 }
 
 /// The value of a W3C baggage entry; what is no valid name is passed over, since other
@@ -282,9 +308,11 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+/// The key behind the scheme `Bearer`.
+fn bearer(value: &HeaderValue) -> Option<HeaderValue> {
     let (scheme, key) = value.as_bytes().split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+    let key = scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)?;
+    HeaderValue::from_bytes(key).ok()
 }
 
 fn unauthorized(message: &'static str) -> Error {

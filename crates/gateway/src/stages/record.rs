@@ -10,9 +10,10 @@ use bytes::Bytes;
 use futures_core::Stream;
 use http_body::{Frame, SizeHint};
 use paceline_core::{
-    Body, CacheStatus, Call, Chunks, Clock, Error, Instant, Origin, Reply, Result,
+    Body, CacheStatus, Call, Chunks, Clock, Dialect, Endpoint, Error, Instant, Origin, Reply,
+    Result,
 };
-use paceline_dialect::{openai, sse};
+use paceline_dialect::{sse, wire};
 use paceline_telemetry::metrics::GaugeHold;
 use smallvec::SmallVec;
 use tracing::{debug, warn};
@@ -93,10 +94,10 @@ impl Drop for Record<'_> {
 
 impl Record<'_> {
     /// Ends the record of a request that was not admitted.
-    pub(crate) fn refuse(mut self, error: &Error) -> Answer {
+    pub(crate) fn refuse(mut self, error: &Error, dialect: Dialect) -> Answer {
         self.open = false;
         self.recorder.metrics.count(outcome_of(error));
-        error_answer(error)
+        error_answer(error, dialect)
     }
 
     /// Turns the result into the answer; a stream is recorded when its last event leaves.
@@ -108,12 +109,12 @@ impl Record<'_> {
             Ok(reply) => {
                 let upstream = metrics.upstream(reply.deployment.as_ref());
                 let cache = reply.cache;
-                (self.answer(now, reply, upstream), Some(cache), Some(upstream))
+                (self.answer(call, now, reply, upstream), Some(cache), Some(upstream))
             }
             Err(error) => {
                 metrics.count(outcome_of(&error));
                 debug!(call = %call.id.0, run = %call.run.0, ?error, "call failed");
-                (error_answer(&error), None, None)
+                (error_answer(&error, call.request.endpoint.dialect()), None, None)
             }
         };
         let headers = &mut answer.headers;
@@ -135,7 +136,14 @@ impl Record<'_> {
         answer
     }
 
-    fn answer(&self, now: Instant, reply: Reply, upstream: &UpstreamMetrics) -> Answer {
+    fn answer(
+        &self,
+        call: &Call,
+        now: Instant,
+        reply: Reply,
+        upstream: &UpstreamMetrics,
+    ) -> Answer {
+        let endpoint = call.request.endpoint;
         let Reply { status, headers, body, .. } = reply;
         let metrics = &self.recorder.metrics;
         let outcome =
@@ -145,7 +153,7 @@ impl Record<'_> {
                 metrics.count(outcome);
                 upstream.duration.record(now.since(self.arrived));
                 if outcome == Outcome::Answered {
-                    upstream.count_tokens(openai::usage(&bytes));
+                    upstream.count_tokens(wire::usage(endpoint, &bytes));
                 }
                 return Answer { status, headers, body: AnswerBody(Inner::Whole(Some(bytes))) };
             }
@@ -156,6 +164,7 @@ impl Record<'_> {
             metrics: metrics.clone(),
             upstream: upstream.clone(),
             clock: self.recorder.clock.clone(),
+            endpoint,
             arrived: self.arrived,
             last: None,
             facts: sse::Facts::default(),
@@ -182,6 +191,7 @@ struct StreamRecord {
     metrics: Metrics,
     upstream: UpstreamMetrics,
     clock: Clock,
+    endpoint: Endpoint,
     arrived: Instant,
     last: Option<Instant>,
     facts: sse::Facts,
@@ -193,7 +203,7 @@ impl StreamRecord {
     fn note(&mut self, chunk: &[u8]) {
         let now = self.clock.now();
         let before = self.facts.events;
-        openai::read_events(chunk, &mut self.facts);
+        wire::read_events(self.endpoint, chunk, &mut self.facts);
         let events = (self.facts.events - before).max(1);
         match self.last.replace(now) {
             None => self.upstream.first_token.record(now.since(self.arrived)),
@@ -240,9 +250,13 @@ impl Streamed {
             return Poll::Ready(None);
         };
         warn!(upstream = &*record.upstream.name, ?error, "stream broke off");
-        record.close(Outcome::Broken);
         // A stream of events can say so; any other body is cut, which the client notices.
-        let last = if self.events { Ok(Bytes::from(status::event(&error))) } else { Err(error) };
+        let last = if self.events {
+            Ok(Bytes::from(status::event(&error, record.endpoint, record.facts.events)))
+        } else {
+            Err(error)
+        };
+        record.close(Outcome::Broken);
         Poll::Ready(Some(last))
     }
 }
@@ -308,15 +322,15 @@ impl http_body::Body for AnswerBody {
     }
 }
 
-/// An error as an answer in the OpenAI shape.
-pub(crate) fn error_answer(error: &Error) -> Answer {
+/// An error as an answer in the caller's dialect.
+pub(crate) fn error_answer(error: &Error, dialect: Dialect) -> Answer {
     let (status, ..) = status::of(error.kind());
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(seconds) = status::retry_after_s(error.kind()) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
     }
-    Answer { status, headers, body: AnswerBody::whole(status::body(error)) }
+    Answer { status, headers, body: AnswerBody::whole(status::body(error, dialect)) }
 }
 
 fn outcome_of(error: &Error) -> Outcome {

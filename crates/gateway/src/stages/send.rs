@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use paceline_core::{Body, Call, Chunks, Error, ErrorKind, Name, Origin, Reply, Result, Retry};
 use paceline_route::{Ask, Lease, Outcome, Pool, Target};
-use paceline_upstream::Upstream;
+use paceline_upstream::{Provider, Upstream};
 use tracing::warn;
 
 use crate::pipeline::Shared;
@@ -25,6 +25,10 @@ pub struct Deployment {
     pub target: Arc<Target>,
     /// Whether its answers come from a simulated engine.
     pub simulated: bool,
+    /// What it speaks.
+    pub provider: &'static Provider,
+    /// Its own names of models, by the names that callers use.
+    pub rename: HashMap<Bytes, String>,
     /// What it serves.
     pub models: Models,
 }
@@ -128,7 +132,7 @@ impl Send {
             };
             tried |= 1 << lease.index();
             let upstream = &self.upstreams[route.deployments[lease.index()]];
-            match upstream.send(call).await {
+            match upstream.send(&call.request, call.deadline).await {
                 Ok(mut reply) => {
                     reply.deployment = Some(Arc::clone(lease.target().name()));
                     let outcome = outcome_of(reply.status);

@@ -1,5 +1,7 @@
 //! The fields of `paceline.toml`, as written.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -94,20 +96,31 @@ pub(crate) struct Deployment {
     /// Its name in headers, metrics and logs.
     #[schemars(with = "String")]
     pub(crate) name: Spanned<String>,
-    /// Base URL of an OpenAI-compatible server, with or without `/v1`.
+    /// What it speaks: `openai-compatible`, `openai`, `azure`, `anthropic`, `gemini`,
+    /// `bedrock`, `mistral`, `groq`, `deepseek`, `together`, `fireworks`, `openrouter`, `vllm`,
+    /// `sglang`, `llama.cpp` or `ollama`. Default: `openai-compatible`.
     #[schemars(with = "String")]
-    pub(crate) url: Spanned<String>,
+    #[serde(default = "provider")]
+    pub(crate) provider: Spanned<String>,
+    /// Base URL, with or without `/v1`. Default: the provider's own, where it has one.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<Spanned<String>>,
     /// Sent instead of the caller's key, mostly as `${NAME}` of an environment variable.
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_key: Option<Spanned<String>>,
-    /// The models that it serves. Default: any.
+    /// The models that it serves, by the names that callers use. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) models: Option<Vec<String>>,
+    /// The upstream's own names of models, by the names that callers use: `{ fast = "gpt-x" }`.
+    /// A model that is not here has the same name for both. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) rename: BTreeMap<String, String>,
     /// `engine` for a replica with a prefix cache, where runs stay with their replica;
-    /// `provider` otherwise. Default: `provider`.
-    #[serde(default)]
-    pub(crate) kind: Kind,
+    /// `provider` otherwise. Default: what the provider is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<Kind>,
     /// `auto` (HTTP/2 where the server offers it in the TLS handshake), `never`, `always`.
     /// Default: `auto`.
     #[serde(default)]
@@ -138,10 +151,12 @@ impl Deployment {
     pub(crate) fn new(name: String, url: String, kind: Kind) -> Self {
         Self {
             name: Spanned::new(0..0, name),
-            url: Spanned::new(0..0, url),
+            provider: provider(),
+            url: Some(Spanned::new(0..0, url)),
             api_key: None,
             models: None,
-            kind,
+            rename: BTreeMap::new(),
+            kind: Some(kind),
             http2: Http2::Auto,
             ca_file: None,
             timeouts: Timeouts::default(),
@@ -151,6 +166,10 @@ impl Deployment {
             whole_bytes_max: whole_bytes_max(),
         }
     }
+}
+
+fn provider() -> Spanned<String> {
+    Spanned::new(0..0, "openai-compatible".to_owned())
 }
 
 const fn idle_connections_max() -> usize {

@@ -1,5 +1,6 @@
 //! From the fields as written to the typed settings of each crate, checked.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use paceline_cache::{FlightsConfig, MemoryConfig};
 use paceline_gateway::StaticKey;
 use paceline_gateway::http::EdgeConfig;
 use paceline_route::HealthConfig;
-use paceline_upstream::{Config as UpstreamConfig, Http2, Secret, Timeouts, Url};
+use paceline_upstream::{
+    Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
+};
 use toml::Spanned;
 
 use crate::config::raw::{self, Kind, Raw};
@@ -35,8 +38,26 @@ pub(crate) struct Resolved {
 pub(crate) struct ResolvedDeployment {
     pub(crate) name: String,
     pub(crate) kind: Kind,
+    /// What it speaks.
+    pub(crate) provider: &'static Provider,
     pub(crate) models: Option<Vec<String>>,
+    /// The upstream's names of models, by those that callers use.
+    pub(crate) rename: HashMap<String, String>,
     pub(crate) source: Source,
+}
+
+impl ResolvedDeployment {
+    /// A replica of an engine that serves any model.
+    pub(crate) fn engine(name: String, source: Source) -> Self {
+        Self {
+            name,
+            kind: Kind::Engine,
+            provider: Provider::compatible(),
+            models: None,
+            rename: HashMap::new(),
+            source,
+        }
+    }
 }
 
 /// Where a deployment's answers come from.
@@ -101,12 +122,7 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         }
     }
     if deployments.is_empty() {
-        deployments.push(ResolvedDeployment {
-            name: "simulated".to_owned(),
-            kind: Kind::Engine,
-            models: None,
-            source: Source::Embedded,
-        });
+        deployments.push(ResolvedDeployment::engine("simulated".to_owned(), Source::Embedded));
     }
     if raw.health.failures_max == 0 {
         note(Fault::plain(
@@ -162,18 +178,11 @@ fn deployment(
         let help = "1 to 64 printable ASCII characters without spaces";
         faults.push(Fault::at(raw.name.span(), "`name` is no valid name", help));
     }
-    let url = expand(&raw.url, environment).and_then(|text| {
-        text.parse::<Url>().map_err(|error| {
-            Fault::at(
-                raw.url.span(),
-                format!("`url` of `{name}` is no base URL: {error}"),
-                "as in https://api.openai.com/v1",
-            )
-        })
-    });
+    let provider = provider(&raw.provider, name);
+    let url = provider.as_ref().map_err(Clone::clone).and_then(|p| url(raw, p, environment));
     let key = raw.api_key.as_ref().map(|key| {
         let text = secret(key, environment)?;
-        Secret::bearer(&text).ok_or_else(|| {
+        Secret::new(&text).ok_or_else(|| {
             let message = format!("`api_key` of `{name}` has characters that no header may carry");
             Fault::at(key.span(), message, "look for a line break at its end")
         })
@@ -188,9 +197,10 @@ fn deployment(
     }
     let timeouts = &raw.timeouts;
     let ms = Duration::from_millis;
-    match (url, key.transpose(), ca) {
-        (Ok(url), Ok(api_key), Ok(ca)) if faults.is_empty() => {
+    match (provider, url, key.transpose(), ca) {
+        (Ok(provider), Ok(url), Ok(api_key), Ok(ca)) if faults.is_empty() => {
             let config = UpstreamConfig {
+                provider,
                 api_key,
                 http2: match raw.http2 {
                     raw::Http2::Auto => Http2::Auto,
@@ -212,16 +222,58 @@ fn deployment(
             };
             Ok(ResolvedDeployment {
                 name: name.clone(),
-                kind: raw.kind,
+                kind: raw.kind.unwrap_or(if provider.engine {
+                    Kind::Engine
+                } else {
+                    Kind::Provider
+                }),
+                provider,
                 models: raw.models.clone(),
+                rename: raw.rename.clone().into_iter().collect(),
                 source: Source::Http(Box::new(config), ca.unwrap_or_default()),
             })
         }
-        (url, key, ca) => {
-            faults.extend([url.err(), key.err(), ca.err()].into_iter().flatten());
+        (provider, url, key, ca) => {
+            // A URL that is missing for want of a provider is no fault of its own.
+            let url = if provider.is_err() { None } else { url.err() };
+            faults.extend([provider.err(), url, key.err(), ca.err()].into_iter().flatten());
             Err(faults)
         }
     }
+}
+
+/// The provider that a deployment names.
+fn provider(named: &Spanned<String>, deployment: &str) -> Result<&'static Provider, Fault> {
+    Provider::find(named.get_ref()).ok_or_else(|| {
+        let message = format!("`provider` of `{deployment}` is unknown: {}", named.get_ref());
+        let names: Vec<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();
+        Fault::at(named.span(), message, format!("one of {}", names.join(", ")))
+    })
+}
+
+/// The base URL of a deployment: its own, or its provider's.
+fn url(
+    raw: &raw::Deployment,
+    provider: &Provider,
+    environment: &Environment,
+) -> Result<Url, Fault> {
+    let name = raw.name.get_ref();
+    let (text, span) = match (&raw.url, provider.url) {
+        (Some(url), _) => (expand(url, environment)?, url.span()),
+        (None, Some(url)) => (url.to_owned(), raw.name.span()),
+        (None, None) => {
+            let message =
+                format!("`{name}` has no `url`, and `{}` has no usual one", provider.name);
+            return Err(Fault::at(raw.name.span(), message, "add url = \"https://…\""));
+        }
+    };
+    text.parse::<Url>().map_err(|error| {
+        Fault::at(
+            span,
+            format!("`url` of `{name}` is no base URL: {error}"),
+            "as in https://api.openai.com/v1",
+        )
+    })
 }
 
 fn certificates(path: &Spanned<String>) -> Result<Vec<Vec<u8>>, Fault> {

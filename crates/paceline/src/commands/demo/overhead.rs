@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::assemble::Gateway;
 use crate::commands::serve::core_runtime;
-use crate::config::{Kind as DeploymentKind, Resolved, ResolvedDeployment, Source};
+use crate::config::{Resolved, ResolvedDeployment, Source};
 
 const CALLS: usize = 600;
 const CALLS_PER_S: u32 = 200;
@@ -181,12 +181,7 @@ impl Server {
     fn gateway(settings: &Resolved, engine: SocketAddr) -> anyhow::Result<Self> {
         let url = format!("http://{engine}").parse().context("an address makes a URL")?;
         let source = Source::Http(Box::new(UpstreamConfig::new("engine", url)), Vec::new());
-        let deployment = ResolvedDeployment {
-            name: "engine".to_owned(),
-            kind: DeploymentKind::Engine,
-            models: None,
-            source,
-        };
+        let deployment = ResolvedDeployment::engine("engine".to_owned(), source);
         let resolved =
             Resolved { deployments: vec![deployment], keys: Vec::new(), ..settings.clone() };
         let listener = http::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1)?

@@ -1,0 +1,205 @@
+//! What each provider and engine speaks, and how it differs from the others. A provider is a
+//! row of a table: the exchange itself is the same for all.
+
+use ::http::HeaderName;
+use ::http::header::AUTHORIZATION;
+use paceline_core::Endpoint;
+use paceline_dialect::codec::Quirks;
+
+/// A kind of upstream.
+#[derive(Debug, PartialEq)]
+pub struct Provider {
+    /// Its name in the configuration.
+    pub name: &'static str,
+    /// Its base URL, where it has one for everybody.
+    pub url: Option<&'static str>,
+    /// What goes before `/v1` in its paths, beyond its URL.
+    pub prefix: &'static str,
+    /// The operations that it answers itself, so that a caller's bytes are forwarded.
+    pub native: &'static [Endpoint],
+    /// The operation into which other conversations are translated.
+    pub conversation: Endpoint,
+    /// How it wants its key.
+    pub auth: Auth,
+    /// Where it departs from its dialect's first vendor.
+    pub quirks: Quirks,
+    /// Whether it is an engine of the operator's own, with a prefix cache that runs should
+    /// find again.
+    pub engine: bool,
+    /// Idle connections that are kept at least and at most, per thread.
+    pub idle: (usize, usize),
+}
+
+/// How a key is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// `Authorization: Bearer KEY`.
+    Bearer,
+    /// A header of its own that holds just the key.
+    Header(&'static str),
+    /// A signature over each request (AWS Signature Version 4).
+    SigV4,
+}
+
+impl Auth {
+    /// The header that shows the key.
+    pub fn header(self) -> HeaderName {
+        match self {
+            Self::Bearer | Self::SigV4 => AUTHORIZATION,
+            Self::Header(name) => HeaderName::from_static(name),
+        }
+    }
+}
+
+/// Headers in which clients of any dialect show a key.
+pub const CREDENTIALS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("api-key"),
+];
+
+const OPENAI: &[Endpoint] =
+    &[Endpoint::Chat, Endpoint::Completions, Endpoint::Responses, Endpoint::Embeddings];
+const COMPATIBLE: &[Endpoint] = &[Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings];
+
+const NONE: Quirks = Quirks {
+    max_tokens_only: false,
+    no_stream_options: false,
+    reasoning_content: false,
+    short_call_ids: false,
+    no_developer_role: false,
+    max_tokens_default: 0,
+};
+
+/// An OpenAI-compatible server that nothing more is known of.
+const OTHER: Provider = Provider {
+    name: "openai-compatible",
+    url: None,
+    prefix: "",
+    native: COMPATIBLE,
+    conversation: Endpoint::Chat,
+    auth: Auth::Bearer,
+    quirks: Quirks { max_tokens_only: true, no_developer_role: true, ..NONE },
+    engine: false,
+    idle: (0, 100),
+};
+
+const ENGINE: Provider = Provider { engine: true, ..OTHER };
+
+/// All providers. Sources of the differences: each vendor's API reference and SDK of
+/// November 2026; the bounds of kept connections are the product's defaults.
+pub static PROVIDERS: &[Provider] = &[
+    OTHER,
+    Provider {
+        name: "openai",
+        url: Some("https://api.openai.com"),
+        native: OPENAI,
+        quirks: NONE,
+        idle: (0, 100),
+        ..OTHER
+    },
+    Provider {
+        name: "azure",
+        prefix: "/openai",
+        native: OPENAI,
+        auth: Auth::Header("api-key"),
+        quirks: NONE,
+        ..OTHER
+    },
+    Provider {
+        name: "anthropic",
+        url: Some("https://api.anthropic.com"),
+        native: &[Endpoint::Messages, Endpoint::CountTokens],
+        conversation: Endpoint::Messages,
+        auth: Auth::Header("x-api-key"),
+        quirks: NONE,
+        idle: (0, 50),
+        ..OTHER
+    },
+    Provider {
+        name: "gemini",
+        url: Some("https://generativelanguage.googleapis.com"),
+        native: &[Endpoint::Generate],
+        conversation: Endpoint::Generate,
+        auth: Auth::Header("x-goog-api-key"),
+        quirks: NONE,
+        ..OTHER
+    },
+    Provider {
+        name: "bedrock",
+        native: &[],
+        conversation: Endpoint::Converse,
+        auth: Auth::SigV4,
+        quirks: NONE,
+        ..OTHER
+    },
+    Provider {
+        name: "mistral",
+        url: Some("https://api.mistral.ai"),
+        quirks: Quirks { no_stream_options: true, short_call_ids: true, ..OTHER.quirks },
+        ..OTHER
+    },
+    Provider { name: "groq", url: Some("https://api.groq.com/openai"), ..OTHER },
+    Provider {
+        name: "deepseek",
+        url: Some("https://api.deepseek.com"),
+        quirks: Quirks { reasoning_content: true, ..OTHER.quirks },
+        ..OTHER
+    },
+    Provider { name: "together", url: Some("https://api.together.xyz"), ..OTHER },
+    Provider { name: "fireworks", url: Some("https://api.fireworks.ai/inference"), ..OTHER },
+    Provider { name: "openrouter", url: Some("https://openrouter.ai/api"), ..OTHER },
+    Provider {
+        name: "vllm",
+        native: OPENAI,
+        quirks: Quirks { max_tokens_only: false, ..OTHER.quirks },
+        ..ENGINE
+    },
+    Provider { name: "sglang", ..ENGINE },
+    Provider { name: "llama.cpp", ..ENGINE },
+    Provider {
+        name: "ollama",
+        url: Some("http://127.0.0.1:11434"),
+        quirks: Quirks { no_stream_options: true, ..OTHER.quirks },
+        ..ENGINE
+    },
+];
+
+impl Provider {
+    /// The provider of that name.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        PROVIDERS.iter().find(|provider| provider.name == name)
+    }
+
+    /// The provider of a server that nothing is known of but that it copies OpenAI.
+    pub fn compatible() -> &'static Self {
+        &PROVIDERS[0]
+    }
+
+    /// Whether it answers an operation itself.
+    pub fn speaks(&self, endpoint: Endpoint) -> bool {
+        endpoint == Endpoint::Other || self.native.contains(&endpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Url;
+
+    #[test]
+    fn the_table_is_sound() {
+        for (at, provider) in PROVIDERS.iter().enumerate() {
+            let name = provider.name;
+            assert!(PROVIDERS[..at].iter().all(|other| other.name != name), "{name} twice");
+            assert!(provider.conversation.is_conversation(), "{name}");
+            assert!(provider.idle.0 <= provider.idle.1, "{name}");
+            assert!(provider.url.is_none_or(|url| url.parse::<Url>().is_ok()), "{name}");
+            assert_eq!(Provider::find(name), Some(provider));
+            let _ = provider.auth.header();
+        }
+        assert_eq!(Provider::find("nobody"), None);
+        assert_eq!(Provider::compatible().name, "openai-compatible");
+    }
+}
