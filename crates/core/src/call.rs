@@ -74,7 +74,7 @@ pub enum CacheMode {
 
 /// A request as it came in: bytes, and spans of the few fields that the stages read.
 /// A dialect gives the spans their meaning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RawRequest {
     /// What is asked, and in whose words.
     pub endpoint: Endpoint,
