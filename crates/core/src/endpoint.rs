@@ -39,6 +39,17 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// All that are calls of a model from a client.
+    pub const CALLS: [Self; 7] = [
+        Self::Chat,
+        Self::Completions,
+        Self::Responses,
+        Self::Embeddings,
+        Self::Messages,
+        Self::CountTokens,
+        Self::Generate,
+    ];
+
     /// Whose words.
     pub const fn dialect(self) -> Dialect {
         match self {

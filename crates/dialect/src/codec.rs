@@ -1,6 +1,7 @@
 //! What a dialect offers to the others: readers into the neutral form, writers out of it.
 
 use http::HeaderMap;
+use paceline_core::Endpoint;
 use serde_json::Value;
 
 use crate::neutral::{Event, Failure, Fault, Field, Request, Response, Unsupported, Written};
@@ -21,6 +22,9 @@ pub trait Codec: Sync {
     /// # Errors
     /// [`Unsupported`] names what this dialect has no word for.
     fn write_request(&self, request: &Request, target: &Target) -> Result<Written, Unsupported>;
+
+    /// Path and query of a request, as an upstream of the dialect has them.
+    fn path(&self, model: &str, stream: bool) -> String;
 
     /// The name of a field in this dialect, such as `generationConfig.topK`.
     fn field(&self, field: Field) -> &'static str;
@@ -43,11 +47,23 @@ pub trait Codec: Sync {
     /// Writes a stream to a caller who sent `request`.
     fn event_writer(&self, request: &Request) -> Box<dyn EventWriter>;
 
+    /// Writes a stream to a caller who wants it as one JSON list that grows; only Gemini has
+    /// that.
+    fn list_writer(&self, request: &Request) -> Box<dyn EventWriter> {
+        self.event_writer(request)
+    }
+
     /// Reads an answer with an error status. `body` may be anything.
     fn read_failure(&self, status: u16, headers: &HeaderMap, body: &[u8]) -> Failure;
 
     /// Writes an error as the dialect's vendor would: its status and its body.
     fn write_failure(&self, failure: &Failure) -> (u16, Value);
+}
+
+/// The codec of an operation, where it is a conversation.
+pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
+    let _ = endpoint;
+    None
 }
 
 /// Reads the bytes of a stream as they come, cut anywhere.

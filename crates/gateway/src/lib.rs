@@ -13,4 +13,4 @@ pub use metrics::Metrics;
 pub use pipeline::{Incoming, Parts, Pipeline, Shared};
 pub use stages::admit::{Config as AdmitConfig, StaticKey};
 pub use stages::record::{Answer, AnswerBody};
-pub use stages::send::{Deployment, Models, Routes};
+pub use stages::send::{Chain, Deployment, Models, RetryConfig, Routes};

@@ -83,6 +83,10 @@ pub struct Metrics {
     cache: [Counter; 4],
     pub(crate) in_flight: Gauge,
     connections: Gauge,
+    /// Attempts beyond the first at a model.
+    pub(crate) retries: Counter,
+    /// Calls that went on to another model.
+    pub(crate) fallbacks: Counter,
     pub(crate) saved: UpstreamMetrics,
     upstreams: Arc<[UpstreamMetrics]>,
 }
@@ -121,6 +125,14 @@ impl Metrics {
             "paceline_client_connections",
             "Open client connections",
             connections.clone(),
+        );
+        let retries = Counter::default();
+        registry.register("paceline_retries", "Attempts beyond a call's first", retries.clone());
+        let fallbacks = Counter::default();
+        registry.register(
+            "paceline_fallbacks",
+            "Times that a call went on to the next model of its route",
+            fallbacks.clone(),
         );
         let calls = || Histogram::new(&CALL_BOUNDS_NS);
         let duration = Family::new_with_constructor(calls as fn() -> Histogram);
@@ -176,6 +188,8 @@ impl Metrics {
             }),
             in_flight,
             connections,
+            retries,
+            fallbacks,
             saved: upstream("kept", false),
             upstreams: upstreams
                 .iter()

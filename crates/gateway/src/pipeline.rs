@@ -13,7 +13,7 @@ use paceline_upstream::Upstream;
 use crate::metrics::Metrics;
 use crate::stages::admit::{self, Admit};
 use crate::stages::record::{Answer, Recorder};
-use crate::stages::send::{Routes, Send};
+use crate::stages::send::{RetryConfig, Routes, Send};
 
 /// A request as a listener, or a replay, hands it in.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Shared {
     pub flights: Arc<Flights>,
     /// Which deployments serve which model.
     pub routes: Routes,
+    /// When and how often calls are sent again.
+    pub retry: RetryConfig,
     /// What is measured.
     pub metrics: Metrics,
     /// The time.

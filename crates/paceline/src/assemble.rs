@@ -80,6 +80,7 @@ impl Gateway {
                 target: Arc::new(Target::new(deployment.name.as_str(), resolved.health)),
                 simulated: is_simulated(deployment),
                 provider: deployment.provider,
+                keyed: matches!(&deployment.source, Source::Http(config, _) if config.api_key.is_some()),
                 rename: renamed(&deployment.rename),
                 models,
             });
@@ -90,7 +91,8 @@ impl Gateway {
             admit: AdmitConfig { keys: resolved.keys.clone() },
             memory: Memory::new(resolved.memory, clock.clone(), cache_metrics.clone()),
             flights: Flights::new(resolved.flights, cache_metrics),
-            routes: Routes::new(routed, |places, targets| {
+            retry: resolved.retry,
+            routes: Routes::new(routed, resolved.chains.clone(), |places, targets| {
                 let engines = places.iter().all(|at| kinds[*at] == Kind::Engine);
                 let policy: Box<dyn Policy> =
                     if engines { Box::<Affinity>::default() } else { Box::new(LeastOfTwo) };

@@ -49,6 +49,9 @@ pub struct Health {
 
 const TRIAL: u64 = u64::MAX;
 
+/// How long a target is left out that refuses its key.
+const BARRED: Duration = Duration::from_secs(300);
+
 impl Health {
     /// A healthy target.
     pub fn new(config: HealthConfig) -> Self {
@@ -101,6 +104,14 @@ impl Health {
         true
     }
 
+    /// Notes that the target refuses its key; whether that is news. It is tried again after
+    /// a while, since keys get mended.
+    pub fn barred(&self, now: Instant) -> bool {
+        let before = self.open_until.swap(now.after(BARRED).as_nanos(), Ordering::Relaxed);
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        before == 0
+    }
+
     /// A trial ended without a verdict: the next call is one.
     pub fn undecided(&self, now: Instant) {
         self.open_until.store(now.as_nanos().max(1), Ordering::Relaxed);
@@ -136,6 +147,17 @@ mod tests {
         health.succeeded();
         assert_eq!(health.enter(at(3300)), Some(false));
         assert!(health.usable(at(3300)));
+    }
+
+    #[test]
+    fn a_refused_key_is_tried_again_after_a_while() {
+        let health = Health::default();
+        assert!(health.barred(at(1)), "the first time it is news");
+        assert!(!health.barred(at(2)));
+        assert!(!health.usable(at(299_999)));
+        assert_eq!(health.enter(at(300_002)), Some(true));
+        health.succeeded();
+        assert!(health.usable(at(300_003)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use paceline_core::{Clock, Instant};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::budget::RetryBudget;
 use crate::health::{Health, HealthConfig};
 use crate::policy::{Policy, RouteKey};
 
@@ -18,6 +19,7 @@ pub struct Target {
     unread: AtomicU64,
     claims: AtomicU64,
     health: Health,
+    retries: RetryBudget,
 }
 
 impl Target {
@@ -31,6 +33,7 @@ impl Target {
             unread: AtomicU64::new(0),
             claims: AtomicU64::new(0),
             health: Health::new(health),
+            retries: RetryBudget::default(),
         }
     }
 
@@ -64,6 +67,11 @@ impl Target {
     /// so that the sum never falls below zero.
     pub(crate) fn unclaim(&self, bytes: u64) {
         self.claims.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// The retries that it has earned.
+    pub fn retries(&self) -> &RetryBudget {
+        &self.retries
     }
 
     /// Whether it takes calls at `now`.
@@ -117,6 +125,13 @@ impl Pool {
         Arc::new(Self { targets, policy, clock })
     }
 
+    /// The places of the deployments that take calls now, one bit each.
+    pub fn usable(&self) -> u64 {
+        let now = self.clock.now();
+        let all = self.targets.iter().enumerate();
+        all.fold(0, |set, (at, target)| set | u64::from(target.usable(now)) << at)
+    }
+
     /// The deployments.
     pub fn targets(&self) -> &[Arc<Target>] {
         &self.targets
@@ -152,6 +167,8 @@ pub enum Outcome {
     Answered,
     /// It could not be reached, broke off, or reported a failure of its own.
     Failed,
+    /// It refuses its key, so that it will refuse every call until somebody mends that.
+    Barred,
 }
 
 /// The right to send one call to a deployment; counts as load until it drops.
@@ -200,6 +217,7 @@ impl Lease {
                 false
             }
             Outcome::Failed => health.failed(self.pool.clock.now(), trial),
+            Outcome::Barred => health.barred(self.pool.clock.now()),
         }
     }
 }

@@ -26,6 +26,22 @@ where
     })
 }
 
+/// Runs work that takes long on a thread of its own, counted like a task.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub fn spawn_blocking<F, T>(name: &'static str, work: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let live = Live::enter(name);
+    tokio::task::spawn_blocking(move || {
+        let _live = live;
+        work()
+    })
+}
+
 /// How many tasks are alive in this process.
 pub fn live() -> usize {
     LIVE.load(Ordering::Relaxed)

@@ -92,6 +92,49 @@ fn read_chunks(events: &[u8], facts: &mut Facts) {
     }
 }
 
+/// Whether events say nothing of the answer yet, so that another upstream may still begin
+/// anew: comments, and the events that only announce an answer.
+pub fn is_preamble(endpoint: Endpoint, events: &[u8]) -> bool {
+    const ANNOUNCED: [&[u8]; 5] = [
+        b"message_start",
+        b"ping",
+        b"response.created",
+        b"response.in_progress",
+        b"response.queued",
+    ];
+    match endpoint {
+        Endpoint::Messages | Endpoint::Responses => lines(events)
+            .filter_map(|line| line.strip_prefix(b"event:"))
+            .all(|name| ANNOUNCED.contains(&name.trim_ascii())),
+        Endpoint::Chat => {
+            let mut data = lines(events).filter(|line| line.starts_with(b"data:"));
+            match (data.next(), data.next()) {
+                (None, _) => true,
+                (Some(first), None) => names_only_a_role(first),
+                _ => false,
+            }
+        }
+        _ => !lines(events).any(|line| line.starts_with(b"data:")),
+    }
+}
+
+/// The first event of a chat stream mostly gives the role and an empty text.
+fn names_only_a_role(event: &[u8]) -> bool {
+    let has = |text: &[u8]| memchr::memmem::find(event, text).is_some();
+    let texts = [b"\"content\"".as_slice(), b"\"reasoning_content\"", b"\"reasoning\""];
+    let silent = texts.iter().all(|name| {
+        memchr::memmem::find_iter(event, name).all(|at| {
+            let value = super::member_value(&event[at + name.len()..]).unwrap_or_default();
+            value.starts_with(b"\"\"") || value.starts_with(b"null")
+        })
+    });
+    let other = [b"\"tool_calls\"".as_slice(), b"\"function_call\"", b"\"error\""];
+    has(b"\"role\"")
+        && silent
+        && !other.iter().any(|name| has(name))
+        && !crate::openai::has_finished(event)
+}
+
 /// A later usage replaces an earlier one; Anthropic's later one may leave the input out.
 fn joined(earlier: Option<Usage>, later: Usage) -> Usage {
     match earlier {
@@ -139,6 +182,33 @@ mod tests {
         check(CountTokens, r#"{"input_tokens":7}"#, true);
         check(Generate, r#"{"candidates":[{"finishReason": "STOP"}]}"#, true);
         check(Generate, r#"{"promptFeedback":{}}"#, false);
+    }
+
+    #[test]
+    fn announcements_are_told_from_answers() {
+        let check = |endpoint, events: &str, expected: bool| {
+            assert_eq!(is_preamble(endpoint, events.as_bytes()), expected, "{events}");
+        };
+        let role = r#"data: {"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+        check(Endpoint::Chat, ": wait\n\n", true);
+        check(Endpoint::Chat, &format!("{role}\n\n"), true);
+        check(Endpoint::Chat, &format!("{role}\n\n{role}\n\n"), false);
+        check(
+            Endpoint::Chat,
+            "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"x\"}}]}\n\n",
+            false,
+        );
+        check(Endpoint::Chat, "data: {\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\n", false);
+        check(Endpoint::Chat, "data: {\"error\":{\"role\":1}}\n\n", false);
+        check(
+            Endpoint::Messages,
+            "event: message_start\ndata: {}\n\nevent: ping\ndata: {}\n\n",
+            true,
+        );
+        check(Endpoint::Messages, "event: content_block_start\ndata: {}\n\n", false);
+        check(Endpoint::Responses, "event: response.created\ndata: {}\n\n", true);
+        check(Endpoint::Responses, "event: response.output_item.added\ndata: {}\n\n", false);
+        check(Endpoint::Generate, "data: {}\r\n\r\n", false);
     }
 
     #[test]

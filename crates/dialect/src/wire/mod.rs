@@ -6,7 +6,7 @@ mod error;
 mod request;
 mod usage;
 
-pub use answer::{is_answer, read_events};
+pub use answer::{is_answer, is_preamble, read_events};
 pub use error::ErrorText;
 pub use request::fields;
 pub use usage::usage;

@@ -1,6 +1,6 @@
 //! The parsers of untrusted bytes, on the corpus of the fuzz targets and on changed copies.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod golden;
 #[path = "../../../../fuzz/properties.rs"]

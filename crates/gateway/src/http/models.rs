@@ -92,7 +92,10 @@ async fn collect(
     pipeline.check_key(&mut headers)?;
     strip(&mut headers);
     let send = pipeline.models();
-    let mut models: Vec<Map<String, Value>> = Vec::new();
+    let routes = send.chains().map(|name| String::from_utf8_lossy(name).into_owned());
+    let mut models: Vec<Map<String, Value>> =
+        routes.map(|name| listed(&name, "paceline")).collect();
+    models.sort_by_key(|model| model["id"].to_string());
     let mut failure = None;
     for (at, deployment) in send.deployments().iter().enumerate() {
         let found = match &deployment.models {
@@ -122,12 +125,7 @@ async fn collect(
 fn configured(deployment: &Deployment, names: &[String]) -> Vec<Map<String, Value>> {
     let owner = if deployment.simulated { "paceline-sim" } else { &**deployment.target.name() };
     let model = |name: &String| {
-        let mut model = Map::from_iter([
-            ("id".to_owned(), json!(name)),
-            ("object".to_owned(), json!("model")),
-            ("created".to_owned(), json!(0)),
-            ("owned_by".to_owned(), json!(owner)),
-        ]);
+        let mut model = listed(name, owner);
         if deployment.simulated {
             let note = "a simulated engine answers every model name; its texts are made up";
             model.insert("description".to_owned(), json!(note));
@@ -135,6 +133,15 @@ fn configured(deployment: &Deployment, names: &[String]) -> Vec<Map<String, Valu
         model
     };
     names.iter().map(model).collect()
+}
+
+fn listed(name: &str, owner: &str) -> Map<String, Value> {
+    Map::from_iter([
+        ("id".to_owned(), json!(name)),
+        ("object".to_owned(), json!("model")),
+        ("created".to_owned(), json!(0)),
+        ("owned_by".to_owned(), json!(owner)),
+    ])
 }
 
 /// What a deployment lists itself.

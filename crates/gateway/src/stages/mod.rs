@@ -3,5 +3,8 @@
 
 pub(crate) mod admit;
 mod digest;
+mod prepare;
 pub(crate) mod record;
 pub(crate) mod send;
+mod translate;
+mod verdict;

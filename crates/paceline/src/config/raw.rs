@@ -19,8 +19,12 @@ pub(crate) struct Raw {
     pub(crate) keys: Vec<Key>,
     /// Where models can be called. Without any, an embedded simulated engine answers.
     pub(crate) deployments: Vec<Deployment>,
+    /// Names that stand for several models, tried in order.
+    pub(crate) routes: Vec<Route>,
     /// Passive health of the deployments.
     pub(crate) health: Health,
+    /// When and how often a call is sent again.
+    pub(crate) retry: Retry,
     /// Kept replies.
     pub(crate) cache: Cache,
     /// Equal calls under way.
@@ -110,6 +114,12 @@ pub(crate) struct Deployment {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_key: Option<Spanned<String>>,
+    /// Several keys instead of one. Each has a load, limits and a health of its own, so that
+    /// calls go on with the others when one is refused; the deployments are then named
+    /// `NAME/1`, `NAME/2` and so on.
+    #[schemars(with = "Vec<String>")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) api_keys: Vec<Spanned<String>>,
     /// The models that it serves, by the names that callers use. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) models: Option<Vec<String>>,
@@ -154,6 +164,7 @@ impl Deployment {
             provider: provider(),
             url: Some(Spanned::new(0..0, url)),
             api_key: None,
+            api_keys: Vec::new(),
             models: None,
             rename: BTreeMap::new(),
             kind: Some(kind),
@@ -256,6 +267,45 @@ impl Default for Health {
     fn default() -> Self {
         Self { failures_max: 5, open_ms: 1000, open_ms_max: 60_000 }
     }
+}
+
+/// When and how often a call is sent again. Nothing is sent again once a part of the answer
+/// has gone to the caller.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Retry {
+    /// Most attempts of one call at one model, the first included. Default: 3.
+    pub(crate) attempts_max: u32,
+    /// The longest wait before the second attempt, in milliseconds; doubled with each further
+    /// one, and the wait is drawn between nothing and that. Default: 500.
+    pub(crate) backoff_ms: u64,
+    /// The longest wait that the backoff, or an upstream's `Retry-After`, may ask for, in
+    /// milliseconds; a call that would wait longer gets the upstream's error. Default: 30000.
+    pub(crate) wait_ms_max: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts_max: 3, backoff_ms: 500, wait_ms_max: 30_000 }
+    }
+}
+
+/// A name that stands for several models.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    /// The name that callers use.
+    #[schemars(with = "String")]
+    pub(crate) model: Spanned<String>,
+    /// The models that answer for it; each is tried when those before it have failed in a way
+    /// that another one may mend (rate, overload, outage, a refused key; never a refused
+    /// request or a content filter).
+    #[schemars(with = "Vec<String>")]
+    pub(crate) models: Spanned<Vec<String>>,
+    /// The model for prompts that do not fit the others. Default: none.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) longer: Option<Spanned<String>>,
 }
 
 /// Replies kept in memory.

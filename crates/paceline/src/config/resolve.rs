@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
+use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
-use paceline_gateway::StaticKey;
 use paceline_gateway::http::EdgeConfig;
+use paceline_gateway::{Chain, RetryConfig, StaticKey};
 use paceline_route::HealthConfig;
 use paceline_upstream::{
     Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
@@ -27,6 +28,11 @@ pub(crate) struct Resolved {
     pub(crate) log_level: String,
     pub(crate) keys: Vec<StaticKey>,
     pub(crate) deployments: Vec<ResolvedDeployment>,
+    /// Names that stand for several models.
+    pub(crate) chains: HashMap<Bytes, Chain>,
+    /// When and how often calls are sent again.
+    pub(crate) retry: RetryConfig,
+    /// When a failing deployment is left out.
     pub(crate) health: HealthConfig,
     pub(crate) memory: MemoryConfig,
     pub(crate) flights: FlightsConfig,
@@ -110,24 +116,20 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             note(Fault::at(key.tenant.span(), "`tenant` is empty", "name who holds the key"));
         }
     }
-    let mut deployments: Vec<ResolvedDeployment> = Vec::new();
-    for deployment in &raw.deployments {
-        match self::deployment(deployment, environment) {
-            Ok(resolved) if deployments.iter().any(|known| known.name == resolved.name) => {
-                let message = format!("two deployments are named `{}`", resolved.name);
-                note(Fault::at(deployment.name.span(), message, "give each a name of its own"));
-            }
-            Ok(resolved) => deployments.push(resolved),
-            Err(found) => found.into_iter().for_each(&mut note),
-        }
-    }
-    if deployments.is_empty() {
-        deployments.push(ResolvedDeployment::engine("simulated".to_owned(), Source::Embedded));
-    }
+    let (deployments, found) = deployments(&raw.deployments, environment);
+    found.into_iter().for_each(&mut note);
     if raw.health.failures_max == 0 {
         note(Fault::plain(
             "`failures_max` in [health] must be at least 1",
             "give how many failures in a row take a deployment out",
+        ));
+    }
+    let (chains, found) = chains(&raw.routes, &deployments);
+    faults.extend(found);
+    if raw.retry.attempts_max == 0 {
+        faults.push(Fault::plain(
+            "`attempts_max` in [retry] must be at least 1",
+            "1 sends each call once",
         ));
     }
     if !faults.is_empty() {
@@ -146,6 +148,12 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         log_level: raw.log.level.clone(),
         keys,
         deployments,
+        chains,
+        retry: RetryConfig {
+            attempts_max: raw.retry.attempts_max,
+            backoff: ms(raw.retry.backoff_ms),
+            wait_max: ms(raw.retry.wait_ms_max),
+        },
         health: HealthConfig {
             failures_max: raw.health.failures_max,
             open_min: ms(raw.health.open_ms),
@@ -171,7 +179,7 @@ fn cores() -> usize {
 fn deployment(
     raw: &raw::Deployment,
     environment: &Environment,
-) -> Result<ResolvedDeployment, Vec<Fault>> {
+) -> Result<Vec<ResolvedDeployment>, Vec<Fault>> {
     let mut faults = Vec::new();
     let name = raw.name.get_ref();
     if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
@@ -180,13 +188,7 @@ fn deployment(
     }
     let provider = provider(&raw.provider, name);
     let url = provider.as_ref().map_err(Clone::clone).and_then(|p| url(raw, p, environment));
-    let key = raw.api_key.as_ref().map(|key| {
-        let text = secret(key, environment)?;
-        Secret::new(&text).ok_or_else(|| {
-            let message = format!("`api_key` of `{name}` has characters that no header may carry");
-            Fault::at(key.span(), message, "look for a line break at its end")
-        })
-    });
+    let keys = keys(raw, environment);
     let ca = raw.ca_file.as_ref().map(certificates).transpose();
     if raw.models.as_ref().is_some_and(Vec::is_empty) {
         faults.push(Fault::at(
@@ -197,11 +199,10 @@ fn deployment(
     }
     let timeouts = &raw.timeouts;
     let ms = Duration::from_millis;
-    match (provider, url, key.transpose(), ca) {
-        (Ok(provider), Ok(url), Ok(api_key), Ok(ca)) if faults.is_empty() => {
+    match (provider, url, keys, ca) {
+        (Ok(provider), Ok(url), Ok(keys), Ok(ca)) if faults.is_empty() => {
             let config = UpstreamConfig {
                 provider,
-                api_key,
                 http2: match raw.http2 {
                     raw::Http2::Auto => Http2::Auto,
                     raw::Http2::Never => Http2::Never,
@@ -220,26 +221,132 @@ fn deployment(
                 whole_bytes_max: raw.whole_bytes_max,
                 ..UpstreamConfig::new(name.as_str(), url)
             };
-            Ok(ResolvedDeployment {
-                name: name.clone(),
-                kind: raw.kind.unwrap_or(if provider.engine {
-                    Kind::Engine
-                } else {
-                    Kind::Provider
-                }),
-                provider,
-                models: raw.models.clone(),
-                rename: raw.rename.clone().into_iter().collect(),
-                source: Source::Http(Box::new(config), ca.unwrap_or_default()),
-            })
+            let kind = if provider.engine { Kind::Engine } else { Kind::Provider };
+            let ca = ca.unwrap_or_default();
+            let resolved = |(name, api_key): (String, Option<Secret>)| {
+                let config =
+                    UpstreamConfig { name: name.as_str().into(), api_key, ..config.clone() };
+                ResolvedDeployment {
+                    name,
+                    kind: raw.kind.unwrap_or(kind),
+                    provider,
+                    models: raw.models.clone(),
+                    rename: raw.rename.clone().into_iter().collect(),
+                    source: Source::Http(Box::new(config), ca.clone()),
+                }
+            };
+            Ok(keys.into_iter().map(resolved).collect())
         }
-        (provider, url, key, ca) => {
+        (provider, url, keys, ca) => {
             // A URL that is missing for want of a provider is no fault of its own.
             let url = if provider.is_err() { None } else { url.err() };
-            faults.extend([provider.err(), url, key.err(), ca.err()].into_iter().flatten());
+            faults.extend([provider.err(), url, ca.err()].into_iter().flatten());
+            faults.extend(keys.err().unwrap_or_default());
             Err(faults)
         }
     }
+}
+
+/// The deployments with their names and keys; an embedded engine where there are none.
+fn deployments(
+    raw: &[raw::Deployment],
+    environment: &Environment,
+) -> (Vec<ResolvedDeployment>, Vec<Fault>) {
+    let (mut deployments, mut faults) = (Vec::<ResolvedDeployment>::new(), Vec::new());
+    for deployment in raw {
+        match self::deployment(deployment, environment) {
+            Ok(resolved) => {
+                for resolved in resolved {
+                    if deployments.iter().any(|known| known.name == resolved.name) {
+                        let message = format!("two deployments are named `{}`", resolved.name);
+                        let help = "give each a name of its own";
+                        faults.push(Fault::at(deployment.name.span(), message, help));
+                    } else {
+                        deployments.push(resolved);
+                    }
+                }
+            }
+            Err(found) => faults.extend(found),
+        }
+    }
+    if deployments.is_empty() {
+        deployments.push(ResolvedDeployment::engine("simulated".to_owned(), Source::Embedded));
+    }
+    (deployments, faults)
+}
+
+/// The names and keys of a deployment: one, or one for each of its keys.
+fn keys(
+    raw: &raw::Deployment,
+    environment: &Environment,
+) -> Result<Vec<(String, Option<Secret>)>, Vec<Fault>> {
+    let name = raw.name.get_ref();
+    let read = |key: &Spanned<String>| {
+        let text = secret(key, environment)?;
+        Secret::new(&text).ok_or_else(|| {
+            let message = format!("a key of `{name}` has characters that no header may carry");
+            Fault::at(key.span(), message, "look for a line break at its end")
+        })
+    };
+    match (&raw.api_key, &raw.api_keys[..]) {
+        (Some(key), []) => Ok(vec![(name.clone(), Some(read(key).map_err(|fault| vec![fault])?))]),
+        (None, []) => Ok(vec![(name.clone(), None)]),
+        (None, keys) => {
+            let (mut read_keys, mut faults) = (Vec::new(), Vec::new());
+            for (at, key) in (1..).zip(keys) {
+                match read(key) {
+                    Ok(key) => read_keys.push((format!("{name}/{at}"), Some(key))),
+                    Err(fault) => faults.push(fault),
+                }
+            }
+            if faults.is_empty() { Ok(read_keys) } else { Err(faults) }
+        }
+        (Some(key), _) => {
+            let message = format!("`{name}` has both `api_key` and `api_keys`");
+            Err(vec![Fault::at(key.span(), message, "move it to `api_keys`")])
+        }
+    }
+}
+
+/// The names that stand for several models.
+fn chains(
+    routes: &[raw::Route],
+    deployments: &[ResolvedDeployment],
+) -> (HashMap<Bytes, Chain>, Vec<Fault>) {
+    let (mut chains, mut faults) = (HashMap::new(), Vec::new());
+    let served = |model: &str| {
+        deployments.iter().any(|deployment| {
+            deployment.models.as_ref().is_none_or(|names| names.iter().any(|name| name == model))
+        })
+    };
+    for route in routes {
+        let name = route.model.get_ref();
+        if route.models.get_ref().is_empty() {
+            let message = format!("the route `{name}` names no models");
+            faults.push(Fault::at(route.models.span(), message, "as in models = [\"a\", \"b\"]"));
+        }
+        let named = route.models.get_ref().iter().map(|model| (model, route.models.span()));
+        let longer = route.longer.iter().map(|model| (model.get_ref(), model.span()));
+        for (model, span) in named.chain(longer) {
+            if model == name {
+                let message = format!("the route `{name}` names itself");
+                faults.push(Fault::at(span, message, "give the route a name of its own"));
+            } else if !served(model) {
+                let message = format!("the route `{name}` names `{model}`, which nobody serves");
+                faults.push(Fault::at(span, message, "add it to the `models` of a deployment"));
+            }
+        }
+        let bytes = |model: &String| Bytes::from(model.clone());
+        let chain = Chain {
+            models: route.models.get_ref().iter().map(bytes).collect(),
+            longer: route.longer.as_ref().map(|model| bytes(model.get_ref())),
+        };
+        if chains.insert(bytes(name), chain).is_some() {
+            let message = format!("two routes are named `{name}`");
+            faults.push(Fault::at(route.model.span(), message, "give each a name of its own"));
+        }
+    }
+    (chains, faults)
 }
 
 /// The provider that a deployment names.

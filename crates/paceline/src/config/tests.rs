@@ -27,7 +27,20 @@ fn faults_say_what_where_and_how_to_mend() {
     );
     check("[cache]\nttl = 3", &[], &["paceline.toml:2:1", "unknown field `ttl`", "`ttl_s`"]);
     check("[cache]\nttl_s = \"3\"", &[], &["paceline.toml:2:9", "invalid type: string \"3\""]);
-    check("[[deployments]]\nname = \"a\"", &[], &["missing field `url`", "paceline.toml:1"]);
+    check("[[deployments]]\nname = \"a\"", &[], &["`a` has no `url`", "paceline.toml:2"]);
+    let of = |more: &str| format!("[[deployments]]\nname = \"a\"\nmodels = [\"x\"]\n{more}");
+    check(&of("provider = \"anthropic\""), &[], &[]);
+    check(&of("provider = \"claude\""), &[], &["`provider` of `a` is unknown", "anthropic"]);
+    let url = of("url = \"http://x\"\n");
+    check(&(url.clone() + "api_key = \"k\"\napi_keys = [\"l\"]"), &[], &["both `api_key` and"]);
+    for (route, part) in [
+        ("model = \"r\"\nmodels = [\"nope\"]", "which nobody serves"),
+        ("model = \"r\"\nmodels = []", "names no models"),
+        ("model = \"x\"\nmodels = [\"x\"]", "names itself"),
+        ("model = \"r\"\nmodels = [\"x\"]\nlonger = \"y\"", "which nobody serves"),
+    ] {
+        check(&format!("{url}[[routes]]\n{route}"), &[], &[part, "paceline.toml:"]);
+    }
     check(
         "[[deployments]]\nname = \"a\"\nurl = \"http://x\"\napi_key = \"${A_KEY}\"\n\n[[deployments]]\nname = \"b c\"\nurl = \"y\"",
         &[],

@@ -6,7 +6,7 @@ use testkit::http::Ending;
 use testkit::{Reply, Script};
 
 use crate::support::{
-    Gateway, answer, assert_error, chat, error_in, error_of, finish, piece, refusing_url,
+    Gateway, answer, assert_error, chat, error_in, error_of, finish, once, piece, refusing_url,
 };
 
 const JSON: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
@@ -61,7 +61,7 @@ fn an_answer_that_is_none_is_a_502() {
     ];
     let names: Vec<&str> = replies.iter().map(|(name, _)| *name).collect();
     let upstream = cases(replies.into_iter().map(|(_, reply)| reply).collect());
-    let gateway = Gateway::before(&upstream);
+    let gateway = Gateway::start(once().upstream(upstream.url()));
     for stream in ["", ",\"stream\":true"] {
         for (case, name) in names.iter().enumerate() {
             let response = gateway.call(&[("x-case", &case.to_string())], chat("a", stream));
@@ -274,7 +274,11 @@ fn a_stale_connection_is_replaced_once() {
         let good = || Reply::json(200, &answer("good"));
         let upstream = Script::new().reply(good()).reply(stale).otherwise(good()).start();
         let gateway = Gateway::start(
-            testkit::Paceline::serve().arg("--threads").arg("1").upstream(upstream.url()),
+            testkit::Paceline::serve()
+                .arg("--threads")
+                .arg("1")
+                .env("PACELINE__RETRY__ATTEMPTS_MAX", "1")
+                .upstream(upstream.url()),
         );
         assert_eq!(gateway.call(&[], chat("a", "")).status, 200);
         let second = gateway.call(&[], chat("b", ""));

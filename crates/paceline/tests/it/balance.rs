@@ -103,24 +103,6 @@ fn a_refused_connection_goes_to_the_other() {
 }
 
 #[test]
-fn a_call_that_may_have_been_seen_is_not_sent_again() {
-    let (a, b) = (Script::new().otherwise(Reply::new().close()).start(), good());
-    let gateway = start(&[("a", a.url(), ""), ("b", b.url(), "")], "[health]\nfailures_max = 99\n");
-    let (mut failed, mut answered) = (0, 0);
-    while failed < 5 || answered < 5 {
-        match gateway.call(&[], chat("a", "")).status {
-            200 => answered += 1,
-            status => {
-                assert_eq!(status, 502);
-                failed += 1;
-            }
-        }
-        assert!(failed + answered < 500);
-    }
-    assert_eq!((a.count(), b.count()), (failed, answered));
-}
-
-#[test]
 fn the_calls_of_a_run_go_to_one_replica() {
     let replicas: Vec<Script> = (0..4).map(|_| good()).collect();
     let names = ["r0", "r1", "r2", "r3"];

@@ -6,7 +6,9 @@ use serde_json::Value;
 use testkit::http::Response;
 use testkit::{Reply, Script};
 
-use crate::support::{Gateway, answer, assert_error, chat, deployment, finish, piece, two_threads};
+use crate::support::{
+    Gateway, answer, assert_error, chat, deployment, finish, once, piece, two_threads,
+};
 
 /// An upstream whose answers are numbered, in the form that is asked for.
 fn numbered() -> Script {
@@ -137,7 +139,7 @@ fn usage_comes_only_when_asked_for() {
 fn only_proper_answers_are_kept() {
     let check = |reply: Reply, more: &str| {
         let upstream = Script::new().otherwise(reply).start();
-        let gateway = Gateway::before(&upstream);
+        let gateway = Gateway::start(once().upstream(upstream.url()));
         let body = chat("q", &format!(",\"temperature\":0{more}"));
         for _ in 0..2 {
             let response = gateway.call(&[], &body);

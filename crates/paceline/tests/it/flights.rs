@@ -3,7 +3,7 @@
 use testkit::http::{Connection, Ending, Response};
 use testkit::{Gate, Reply, Script};
 
-use crate::support::{Gateway, answer, chat, error_of, finish, piece, two_threads};
+use crate::support::{Gateway, answer, chat, error_of, finish, once, piece, two_threads};
 
 const JOINED: &str = "paceline_flights_joined_total";
 const CANCELLED: &str = r#"paceline_requests_total{outcome="cancelled"}"#;
@@ -163,7 +163,7 @@ fn a_failure_is_that_of_all_and_is_not_kept() {
         .reply(Reply::bytes("HTTP/1.1 2").close())
         .otherwise(Reply::json(200, &answer("better")))
         .start();
-    let gateway = Gateway::before(&upstream);
+    let gateway = Gateway::start(once().upstream(upstream.url()));
     let calls = begin_together(&gateway, 50, &shared(""));
     gate.open();
     for response in responses(calls) {

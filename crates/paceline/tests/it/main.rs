@@ -13,6 +13,7 @@ mod flights;
 mod http2;
 mod replay;
 mod requests;
+mod resilience;
 mod runs;
 mod sdk;
 mod soak;

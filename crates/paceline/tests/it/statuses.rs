@@ -2,7 +2,7 @@
 
 use testkit::{Reply, Script};
 
-use crate::support::{Gateway, chat};
+use crate::support::{Gateway, chat, once};
 
 const ERROR: &str = r#"{ "error": {"message": "no\u0020way", "type": "t", "param": null, "code": "c"} , "more":[1.0, 1e2] }"#;
 
@@ -12,7 +12,7 @@ fn statuses_pass_with_headers_and_body() {
         let all =
             [&[("Content-Type", "application/json"), ("X-Request-Id", "req_7")], headers].concat();
         let upstream = Script::new().otherwise(Reply::with_headers(status, &all, body)).start();
-        let gateway = Gateway::before(&upstream);
+        let gateway = Gateway::start(once().upstream(upstream.url()));
         for _ in 0..2 {
             let response = gateway.call(&[], chat("a", stream));
             assert_eq!((response.status, response.text().as_str()), (status, body));

@@ -123,6 +123,11 @@ pub(crate) fn two_threads() -> Paceline {
     Paceline::serve().arg("--threads").arg("2")
 }
 
+/// The same, where each call is sent once, however it ends.
+pub(crate) fn once() -> Paceline {
+    two_threads().env("PACELINE__RETRY__ATTEMPTS_MAX", "1")
+}
+
 /// The TOML of one deployment.
 pub(crate) fn deployment(name: &str, url: &str, more: &str) -> String {
     format!("[[deployments]]\nname = \"{name}\"\nurl = \"{url}\"\n{more}\n")
