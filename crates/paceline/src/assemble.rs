@@ -80,7 +80,7 @@ impl Gateway {
                 target: Arc::new(Target::new(deployment.name.as_str(), resolved.health)),
                 simulated: is_simulated(deployment),
                 provider: deployment.provider,
-                keyed: matches!(&deployment.source, Source::Http(config, _) if config.api_key.is_some()),
+                keyed: matches!(&deployment.source, Source::Http(config, _) if config.api_key.is_some() || config.aws.is_some()),
                 rename: renamed(&deployment.rename),
                 models,
             });

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 
 use crate::provider::{Auth, Provider};
+use crate::sigv4::AwsKey;
 
 /// One upstream: a place where models can be called.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Config {
     pub url: Url,
     /// Sent instead of the caller's, as the provider wants it; `None` passes the caller's on.
     pub api_key: Option<Secret>,
+    /// Signs each request, where the provider wants that.
+    pub aws: Option<AwsKey>,
     /// What it speaks.
     pub provider: &'static Provider,
     /// Which HTTP version to speak.
@@ -43,6 +46,7 @@ impl Config {
             url,
             provider: Provider::compatible(),
             api_key: None,
+            aws: None,
             http2: Http2::Auto,
             timeouts: Timeouts::default(),
             idle_connections_max: 256,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use ::http::header::{
     ALT_SVC, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap,
@@ -33,6 +34,7 @@ use crate::exchange::{self, Failure, Frames};
 use crate::metrics::Metrics;
 use crate::pool::{Connection, Pool};
 use crate::provider::CREDENTIALS;
+use crate::sigv4::{AwsKey, Signed};
 
 type Http2Sender = http2::SendRequest<Full<Bytes>>;
 
@@ -259,7 +261,6 @@ impl Http {
         })?;
         let mut request = Request::new(Full::new(raw.body.clone()));
         *request.method_mut() = raw.method.clone();
-        *request.uri_mut() = uri;
         *request.version_mut() = version;
         let mut headers = raw.headers.clone();
         if version == Version::HTTP_2 {
@@ -268,8 +269,29 @@ impl Http {
             headers.insert(HOST, self.host.clone());
         }
         self.show_key(&mut headers);
+        if let Some(key) = &self.config.aws {
+            self.sign(key, raw, &uri, &mut headers);
+        }
+        *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         Ok(request)
+    }
+
+    /// Signs the request with an AWS key.
+    fn sign(&self, key: &AwsKey, raw: &RawRequest, uri: &Uri, headers: &mut HeaderMap) {
+        let content_type = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let signed = Signed {
+            method: raw.method.as_str(),
+            path: uri.path(),
+            host: self.host.to_str().unwrap_or_default(),
+            content_type,
+            body: &raw.body,
+        };
+        let signature = key.sign("bedrock", &signed, SystemTime::now());
+        for name in CREDENTIALS {
+            headers.remove(name);
+        }
+        headers.extend(signature);
     }
 
     /// Puts the deployment's own key in place of the caller's, however that was shown.

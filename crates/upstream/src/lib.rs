@@ -12,6 +12,7 @@ mod http;
 mod metrics;
 mod pool;
 mod provider;
+mod sigv4;
 mod upstream;
 
 pub use config::{Config, Http2, Secret, Timeouts, Url, UrlError};
@@ -20,4 +21,5 @@ pub use http::Http;
 pub use metrics::Metrics;
 pub use provider::{Auth, CREDENTIALS, PROVIDERS, Provider};
 pub use rustls::ClientConfig as TlsConfig;
+pub use sigv4::AwsKey;
 pub use upstream::Upstream;

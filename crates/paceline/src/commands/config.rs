@@ -59,6 +59,12 @@ fn name(loaded: &Loaded) -> String {
 fn masked(mut raw: Raw) -> Raw {
     let mask = |secret: &mut toml::Spanned<String>| *secret.as_mut() = "***".to_owned();
     raw.keys.iter_mut().for_each(|key| mask(&mut key.key));
-    raw.deployments.iter_mut().filter_map(|d| d.api_key.as_mut()).for_each(mask);
+    for deployment in &mut raw.deployments {
+        deployment.api_key.iter_mut().chain(&mut deployment.api_keys).for_each(mask);
+        if let Some(aws) = &mut deployment.aws {
+            mask(&mut aws.secret_access_key);
+            aws.session_token.iter_mut().for_each(mask);
+        }
+    }
     raw
 }

@@ -120,6 +120,9 @@ pub(crate) struct Deployment {
     #[schemars(with = "Vec<String>")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) api_keys: Vec<Spanned<String>>,
+    /// An AWS key that signs each request, for `bedrock`; its region gives the URL too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) aws: Option<Aws>,
     /// The models that it serves, by the names that callers use. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) models: Option<Vec<String>>,
@@ -165,6 +168,7 @@ impl Deployment {
             url: Some(Spanned::new(0..0, url)),
             api_key: None,
             api_keys: Vec::new(),
+            aws: None,
             models: None,
             rename: BTreeMap::new(),
             kind: Some(kind),
@@ -197,6 +201,25 @@ const fn calls_max() -> usize {
 
 const fn whole_bytes_max() -> usize {
     4 << 20
+}
+
+/// An AWS access key.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Aws {
+    /// Such as `us-east-1`.
+    #[schemars(with = "String")]
+    pub(crate) region: Spanned<String>,
+    /// The key's name, mostly as `${AWS_ACCESS_KEY_ID}`.
+    #[schemars(with = "String")]
+    pub(crate) access_key_id: Spanned<String>,
+    /// The secret, mostly as `${AWS_SECRET_ACCESS_KEY}`.
+    #[schemars(with = "String")]
+    pub(crate) secret_access_key: Spanned<String>,
+    /// The token of a temporary key, mostly as `${AWS_SESSION_TOKEN}`.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session_token: Option<Spanned<String>>,
 }
 
 /// What kind of server a deployment is.

@@ -11,7 +11,7 @@ use paceline_gateway::http::EdgeConfig;
 use paceline_gateway::{Chain, RetryConfig, StaticKey};
 use paceline_route::HealthConfig;
 use paceline_upstream::{
-    Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
+    AwsKey, Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
 };
 use toml::Spanned;
 
@@ -199,10 +199,12 @@ fn deployment(
     }
     let timeouts = &raw.timeouts;
     let ms = Duration::from_millis;
-    match (provider, url, keys, ca) {
-        (Ok(provider), Ok(url), Ok(keys), Ok(ca)) if faults.is_empty() => {
+    let aws = raw.aws.as_ref().map(|aws| self::aws(aws, environment)).transpose();
+    match (provider, url, keys, ca, aws) {
+        (Ok(provider), Ok(url), Ok(keys), Ok(ca), Ok(aws)) if faults.is_empty() => {
             let config = UpstreamConfig {
                 provider,
+                aws,
                 http2: match raw.http2 {
                     raw::Http2::Auto => Http2::Auto,
                     raw::Http2::Never => Http2::Never,
@@ -237,10 +239,10 @@ fn deployment(
             };
             Ok(keys.into_iter().map(resolved).collect())
         }
-        (provider, url, keys, ca) => {
+        (provider, url, keys, ca, aws) => {
             // A URL that is missing for want of a provider is no fault of its own.
             let url = if provider.is_err() { None } else { url.err() };
-            faults.extend([provider.err(), url, ca.err()].into_iter().flatten());
+            faults.extend([provider.err(), url, ca.err(), aws.err()].into_iter().flatten());
             faults.extend(keys.err().unwrap_or_default());
             Err(faults)
         }
@@ -349,6 +351,16 @@ fn chains(
     (chains, faults)
 }
 
+fn aws(raw: &raw::Aws, environment: &Environment) -> Result<AwsKey, Fault> {
+    let read = |text: &Spanned<String>| secret(text, environment);
+    Ok(AwsKey {
+        region: read(&raw.region)?,
+        access_key_id: read(&raw.access_key_id)?,
+        secret_access_key: read(&raw.secret_access_key)?,
+        session_token: raw.session_token.as_ref().map(read).transpose()?,
+    })
+}
+
 /// The provider that a deployment names.
 fn provider(named: &Spanned<String>, deployment: &str) -> Result<&'static Provider, Fault> {
     Provider::find(named.get_ref()).ok_or_else(|| {
@@ -365,10 +377,14 @@ fn url(
     environment: &Environment,
 ) -> Result<Url, Fault> {
     let name = raw.name.get_ref();
-    let (text, span) = match (&raw.url, provider.url) {
-        (Some(url), _) => (expand(url, environment)?, url.span()),
-        (None, Some(url)) => (url.to_owned(), raw.name.span()),
-        (None, None) => {
+    let (text, span) = match (&raw.url, provider.url, &raw.aws) {
+        (Some(url), ..) => (expand(url, environment)?, url.span()),
+        (None, Some(url), _) => (url.to_owned(), raw.name.span()),
+        (None, None, Some(aws)) => {
+            let region = expand(&aws.region, environment)?;
+            (format!("https://bedrock-runtime.{region}.amazonaws.com"), aws.region.span())
+        }
+        (None, None, None) => {
             let message =
                 format!("`{name}` has no `url`, and `{}` has no usual one", provider.name);
             return Err(Fault::at(raw.name.span(), message, "add url = \"https://…\""));

@@ -167,6 +167,21 @@ key = \"${TENANT_KEY}\"
 name = \"a\"
 url = \"http://127.0.0.1:9\"
 api_key = \"sk-in-the-file\"
+
+[[deployments]]
+name = \"b\"
+url = \"http://127.0.0.1:9\"
+api_keys = [\"sk-one-of-several\"]
+
+[[deployments]]
+name = \"c\"
+provider = \"bedrock\"
+
+[deployments.aws]
+region = \"us-east-1\"
+access_key_id = \"AKIDEXAMPLE\"
+secret_access_key = \"aws-secret-key\"
+session_token = \"aws-session-token\"
 ";
     let folder = folder(config);
     let environment = [("TENANT_KEY", "key-in-the-environment")];
@@ -174,7 +189,14 @@ api_key = \"sk-in-the-file\"
     {
         let output = run(folder.path(), arguments, &environment);
         let text = stdout(&output) + &stderr(&output);
-        for secret in ["key-in-the-file-1234", "sk-in-the-file", "key-in-the-environment"] {
+        for secret in [
+            "key-in-the-file-1234",
+            "sk-in-the-file",
+            "key-in-the-environment",
+            "sk-one-of-several",
+            "aws-secret-key",
+            "aws-session-token",
+        ] {
             assert!(!text.contains(secret), "{arguments:?} shows {secret}:\n{text}");
         }
         assert!(arguments[1] == "check" || text.contains("***"), "{text}");
