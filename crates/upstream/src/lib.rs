@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod exchange;
 mod http;
+pub mod limits;
 mod metrics;
 mod pool;
 mod provider;

@@ -2,6 +2,7 @@
 
 pub(crate) mod gateway;
 pub(crate) mod instructions;
+pub(crate) mod limits;
 mod load;
 mod measure;
 mod paced;

@@ -56,6 +56,8 @@ enum Bench {
     Gateway(bench::gateway::Options),
     /// Instructions of the functions that every call passes, beside their baselines.
     Instructions(bench::instructions::Options),
+    /// The learner of hidden limits against simulated providers, in virtual time.
+    Limits(bench::limits::Options),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +88,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { what: Bench::Instructions(options) } => {
             return bench::instructions::bench(&options);
         }
+        Command::Bench { what: Bench::Limits(options) } => return bench::limits::bench(&options),
         Command::Generate => phases.run("generate", generated::write)?,
         Command::Layers => phases.run("layers", layers::check)?,
         Command::Install { benches } => {

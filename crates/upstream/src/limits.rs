@@ -1,0 +1,622 @@
+//! The learner of a provider's hidden limits: a pure state machine for one key and model.
+//!
+//! Outcomes and times go in, decisions come out; it performs no I/O, has no clock and draws
+//! no random numbers. What it does and why is in `docs/design/limits.md`.
+//!
+//! Even pacing at the true rate satisfies a bucket, a window and a rolling window alike.
+//! So the rate is learned, and the kind of limit only decides how to wait.
+
+mod amount;
+mod beliefs;
+mod budget;
+mod cap;
+pub mod headers;
+mod pace;
+mod rate;
+mod rules;
+mod run;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+use paceline_core::Instant;
+
+pub use amount::{Cost, Dimension, Used};
+pub use beliefs::{Beliefs, Kind, Speed};
+pub use headers::{Bucket, Headers};
+pub use rules::Rules;
+
+use amount::Amounts;
+use budget::Budget;
+use cap::Cap;
+use pace::Pace;
+use rate::{Anchor, Rate};
+use run::{Run, Trust};
+use window::{Bracket, Windows};
+
+/// Calls whose outcome is unknown: how many at first (limit-learning.md: 4).
+const UNKNOWN_FIRST: f64 = 4.0;
+
+/// A refusal before this share of the wave is early (limit-learning.md: 0.8).
+const EARLY_PHASE: f64 = 0.8;
+
+/// Refusals among the last 20 outcomes from which on an early one is no noise
+/// (limit-learning.md: 3 of 20).
+const NOISE_MAX: u32 = 3;
+const NOISE_MASK: u32 = (1 << 20) - 1;
+
+/// Calls, or seconds' worth of them, above what the rate allows before it must have risen
+/// (limit-learning.md: 6 calls, 0.3 s).
+const ROSE_CALLS: f64 = 6.0;
+const ROSE_S: f64 = 0.3;
+
+/// How much of the speed that went well is taken as the new rate (limit-learning.md: 0.9).
+const ROSE_SHARE: f64 = 0.9;
+
+/// Idle time that fills buckets, so that old anchors say nothing, in seconds.
+const IDLE_S: f64 = 2.0;
+
+/// A proven silence of so many seconds and calls ends at an edge (limit-learning.md: 1.5 s,
+/// 6 calls), one of so many seconds is that of a window.
+const SILENCE_S: f64 = 1.5;
+const SILENCE_CALLS: f64 = 6.0;
+const SILENCE_LONG_S: f64 = 5.0;
+
+/// Weight of one call in the mean size.
+const MEAN_WEIGHT: f64 = 0.02;
+
+/// Why a call waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// A refusal asks for silence.
+    Refused,
+    /// A single call tries whether calls pass again.
+    Canary,
+    /// Too many calls whose outcome is not known yet.
+    Unknown,
+    /// As many calls are in flight as the provider takes.
+    InFlight,
+    /// The rate is used up.
+    Pace,
+    /// The window is full.
+    Window,
+    /// The provider's headers say that nothing is left.
+    Headers,
+}
+
+/// Whether the call at the head of the queue may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may be sent now.
+    Send,
+    /// It waits until the time, or until the next event where there is none.
+    Wait {
+        /// When to ask again. Any event is a reason to ask sooner.
+        until: Option<Instant>,
+        /// Why.
+        why: Why,
+    },
+}
+
+/// A call under way; goes back to the learner with what happened to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    number: u64,
+    at: f64,
+    cost: Cost,
+    amounts: Amounts,
+    /// Counters with this call.
+    counters: Amounts,
+    before: u32,
+    is_known: bool,
+}
+
+/// What kind of refusal it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// 429.
+    RateLimit,
+    /// 529, and 503 where it means overload.
+    Overloaded,
+}
+
+/// A refusal.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    /// Its kind.
+    pub class: Class,
+    /// What the answer says about when to come back.
+    pub retry_after: Option<std::time::Duration>,
+    /// Which limit was reached, where the answer says so.
+    pub dimension: Option<Dimension>,
+}
+
+/// The learner. One for each key and model.
+#[derive(Debug)]
+pub struct Learner {
+    rules: Rules,
+    counters: Amounts,
+    /// The mean call.
+    mean: Amounts,
+    /// Mean share of `output_max` that is used.
+    output_share: f64,
+    calls: u64,
+    in_flight: u32,
+    unknown: u32,
+    unknown_max: f64,
+    /// The last outcomes, newest in the lowest bit; 1 is a refusal.
+    outcomes: u32,
+    pace: Pace,
+    rate: Rate,
+    trust: Trust,
+    run: Option<Run>,
+    /// When the last canary that passed had been sent, or the last noise.
+    settled_at: f64,
+    cap: Cap,
+    windows: Windows,
+    /// Time and counters of the last resumption after a long silence, or of the start.
+    cycle: Option<(f64, Amounts)>,
+    /// A long silence was seen, but no clock: the wave is not to run into another.
+    is_gentle: bool,
+    quiet_since: f64,
+    quiet_minutes: u32,
+    budgets: [Option<Budget>; 3],
+    /// Units that a burst may have, as first seen.
+    depth: f64,
+    first_burst: Option<(f64, f64)>,
+    last_sent_at: f64,
+    refusals: beliefs::Refusals,
+}
+
+impl Default for Learner {
+    fn default() -> Self {
+        Self::new(Rules::default())
+    }
+}
+
+impl Learner {
+    /// A learner that knows nothing yet.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            counters: Amounts::default(),
+            mean: Amounts::new(1.0, 1.0, 1.0),
+            output_share: 0.5,
+            calls: 0,
+            in_flight: 0,
+            unknown: 0,
+            unknown_max: UNKNOWN_FIRST,
+            outcomes: 0,
+            pace: Pace::new(),
+            rate: Rate::new(),
+            trust: Trust::default(),
+            run: None,
+            settled_at: f64::NEG_INFINITY,
+            cap: Cap::new(),
+            windows: Windows::new(),
+            cycle: None,
+            is_gentle: false,
+            quiet_since: 0.0,
+            quiet_minutes: 0,
+            budgets: [None; 3],
+            depth: 0.0,
+            first_burst: None,
+            last_sent_at: f64::NEG_INFINITY,
+            refusals: beliefs::Refusals::default(),
+        }
+    }
+
+    /// Whether a call of this cost, the oldest that waits, may be sent now.
+    pub fn decide(&mut self, now: Instant, cost: Cost) -> Decision {
+        let now = now.as_secs_f64();
+        self.advance(now);
+        self.pace.set_blocking(false);
+        if let Some(run) = &self.run {
+            return match run.canary {
+                Some(_) => wait(None, Why::Canary),
+                None if now < run.next_at => wait(Some(run.next_at), Why::Refused),
+                None => Decision::Send,
+            };
+        }
+        if f64::from(self.unknown) >= self.unknown_max && self.rules.slow_start {
+            return wait(None, Why::Unknown);
+        }
+        if !self.cap.admits(now, self.in_flight) {
+            let next = self.cap.next_try();
+            return wait((next > now).then_some(next), Why::InFlight);
+        }
+        let amounts = self.amounts(cost);
+        if let Some(until) = self.short_of_budget(now, &amounts) {
+            return wait(Some(until), Why::Headers);
+        }
+        let dimension = self.rate.dimension;
+        let (unit, need) = (self.mean[dimension], amounts[dimension]);
+        let (count, settled) = (self.counters[dimension], self.unknown == 0);
+        if let Some(clock) = self.windows.clock_mut() {
+            if clock.left(now, count, unit, settled) < need.min(clock.most) {
+                let test = clock.ends - 0.08 * clock.period_s;
+                let until = if now < test { test } else { clock.ends.min(now + 0.5) };
+                return wait(Some(until), Why::Window);
+            }
+        }
+        let Some((rate, calls_s, steady)) = self.speed(now) else { return Decision::Send };
+        let ready = self.pace.ready_at(need, rate, calls_s, steady);
+        if ready > now + 1e-9 {
+            self.pace.set_blocking(true);
+            return wait(Some(ready), Why::Pace);
+        }
+        Decision::Send
+    }
+
+    /// The call has been sent.
+    pub fn sent(&mut self, now: Instant, cost: Cost) -> Ticket {
+        let now = now.as_secs_f64();
+        self.advance(now);
+        if now - self.last_sent_at > IDLE_S && self.run.is_none() && self.in_flight == 0 {
+            self.rate.forget_anchors();
+        }
+        self.calls += 1;
+        let amounts = self.amounts(cost);
+        let weight = MEAN_WEIGHT.max(1.0 / self.calls as f64);
+        self.mean.approach(&amounts, weight);
+        if let Some(run) = self.run.as_mut().filter(|run| run.canary.is_none()) {
+            run.canary = Some(self.calls);
+            run.counters = self.counters;
+        }
+        self.cycle.get_or_insert((now, self.counters));
+        self.count(&amounts, 1.0);
+        self.pace.credit -= amounts[self.rate.dimension];
+        let before = self.in_flight;
+        self.in_flight += 1;
+        self.unknown += 1;
+        self.last_sent_at = now;
+        Ticket {
+            number: self.calls,
+            at: now,
+            cost,
+            amounts,
+            counters: self.counters,
+            before,
+            is_known: false,
+        }
+    }
+
+    /// The first sign that the call was not refused: the head of its answer, or a second
+    /// without a refusal. Later signs are ignored.
+    pub fn accepted(&mut self, now: Instant, ticket: &mut Ticket) {
+        if std::mem::replace(&mut ticket.is_known, true) {
+            return;
+        }
+        let now = now.as_secs_f64();
+        self.unknown = self.unknown.saturating_sub(1);
+        self.outcomes <<= 1;
+        if f64::from(self.unknown + 1) >= self.unknown_max / 2.0 {
+            self.unknown_max += 1.0;
+        }
+        let calls_s = self.calls_s().unwrap_or(1.0);
+        let level = self.cap.level(ticket.at, ticket.before);
+        self.cap.accepted(now, level, calls_s);
+        if self.run.is_some_and(|run| run.canary == Some(ticket.number)) {
+            self.resume(now, ticket);
+        } else if self.rules.rose {
+            self.check_rise(now);
+        }
+    }
+
+    /// The call has ended with an answer.
+    pub fn completed(&mut self, now: Instant, mut ticket: Ticket, used: Used) {
+        self.accepted(now, &mut ticket);
+        let now = now.as_secs_f64();
+        self.left(now);
+        let real = f64::from(used.prompt) + f64::from(used.output);
+        self.counters[Dimension::TokensUsed] += real;
+        if self.rate.dimension == Dimension::TokensUsed {
+            self.pace.credit += ticket.amounts[Dimension::TokensUsed] - real;
+        }
+        if ticket.cost.output_max > 0 {
+            let share = f64::from(used.output) / f64::from(ticket.cost.output_max);
+            self.output_share += MEAN_WEIGHT * (share.min(1.0) - self.output_share);
+        }
+    }
+
+    /// The call was refused because of a limit.
+    pub fn refused(&mut self, now: Instant, ticket: Ticket, refusal: &Refusal) {
+        let now = now.as_secs_f64();
+        self.advance(now);
+        self.refusals.push(now, refusal);
+        let level = self.cap.level(ticket.at, ticket.before);
+        self.give_back(now, &ticket);
+        self.outcomes = (self.outcomes << 1) | 1;
+        if ticket.is_known || ticket.at < self.settled_at {
+            return;
+        }
+        let hint = refusal.retry_after.filter(|_| self.rules.hints).map(|hint| hint.as_secs_f64());
+        if let Some(run) = &mut self.run {
+            run.last_sent = run.last_sent.max(ticket.at);
+            if run.canary == Some(ticket.number) {
+                run.failed(now, &mut self.trust);
+                if let Some(hint) = hint {
+                    run.hint(now, hint, self.trust);
+                }
+                self.window_full(now);
+            }
+            return;
+        }
+        let calls_s = self.calls_s();
+        if self.rules.cap && self.cap.explains(now, level, calls_s.unwrap_or(1.0)) {
+            self.unknown_max = self.unknown_max.max(2.0);
+            return;
+        }
+        if let Some(dimension) = refusal.dimension {
+            self.rate.dimension = dimension;
+        }
+        self.unknown_max = (self.unknown_max / 2.0).max(1.0);
+        let phase = calls_s.map_or(1.0, |calls_s| self.pace.phase(calls_s));
+        let is_early = phase < EARLY_PHASE && self.windows.clock().is_none();
+        let mut run = Run::open(now, ticket.at, is_early, calls_s);
+        run.level = level;
+        if let Some(hint) = hint {
+            run.hint(now, hint, self.trust);
+        }
+        if self.rate.per_s.is_none() {
+            let count = self.counters[self.rate.dimension];
+            let from = self.cycle.map_or(0.0, |(_, from)| from[self.rate.dimension]);
+            self.first_burst.get_or_insert((ticket.at, count - from));
+        }
+        self.run = Some(run);
+    }
+
+    /// The call ended without an answer for another reason: cancelled, timed out, or
+    /// failed. Its credit comes back unless the provider had taken it.
+    pub fn lost(&mut self, now: Instant, ticket: Ticket) {
+        let now = now.as_secs_f64();
+        if ticket.is_known {
+            self.left(now);
+            return;
+        }
+        self.give_back(now, &ticket);
+        if let Some(run) = self.run.as_mut().filter(|run| run.canary == Some(ticket.number)) {
+            run.canary = None;
+            run.next_at = now;
+        }
+    }
+
+    /// The rate-limit headers of an answer or a refusal.
+    pub fn headers(&mut self, now: Instant, ticket: &Ticket, headers: &Headers) {
+        if !self.rules.headers {
+            return;
+        }
+        let now = now.as_secs_f64();
+        let tokens = headers.tokens.as_ref().or(headers.input_tokens.as_ref());
+        let pairs =
+            [(Dimension::Requests, headers.requests.as_ref()), (Dimension::TokensAdmitted, tokens)];
+        for (dimension, bucket) in pairs {
+            let Some(bucket) = bucket else { continue };
+            let budget = &mut self.budgets[dimension as usize];
+            *budget =
+                Budget::update(*budget, bucket, ticket.at, ticket.counters[dimension], now);
+        }
+    }
+
+    fn amounts(&self, cost: Cost) -> Amounts {
+        let (prompt, output) = (f64::from(cost.prompt), f64::from(cost.output_max));
+        Amounts::new(1.0, prompt + output, prompt + output * self.output_share)
+    }
+
+    /// Counts a call that is sent or, with -1, refused. Tokens used are counted at the end.
+    fn count(&mut self, amounts: &Amounts, by: f64) {
+        self.counters[Dimension::Requests] += by;
+        self.counters[Dimension::TokensAdmitted] += by * amounts[Dimension::TokensAdmitted];
+    }
+
+    fn left(&mut self, now: f64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.cap.departed(now);
+        if let Some(run) = &mut self.run {
+            run.departed += 1;
+        }
+    }
+
+    /// Takes back what a call had taken that the provider did not.
+    fn give_back(&mut self, now: f64, ticket: &Ticket) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.cap.departed(now);
+        if !ticket.is_known {
+            self.unknown = self.unknown.saturating_sub(1);
+        }
+        self.count(&ticket.amounts, -1.0);
+        self.pace.credit += ticket.amounts[self.rate.dimension];
+        let mut amounts = ticket.amounts;
+        amounts[Dimension::TokensUsed] = 0.0;
+        self.rate.take_back(ticket.at, &amounts);
+        if let Some(run) = self.run.as_mut().filter(|run| run.canary.is_some()) {
+            if run.canary != Some(ticket.number) {
+                run.counters.subtract(&amounts);
+            }
+        }
+    }
+
+    /// The rate in calls a second.
+    fn calls_s(&self) -> Option<f64> {
+        let per_s = match self.windows.clock() {
+            Some(clock) => clock.most / clock.period_s,
+            None => self.rate.per_s?,
+        };
+        Some((per_s / self.mean[self.rate.dimension].max(f64::MIN_POSITIVE)).clamp(1e-4, 1e6))
+    }
+
+    /// Units a second, calls a second, and whether the wave rests.
+    fn speed(&self, now: f64) -> Option<(f64, f64, bool)> {
+        let calls_s = self.calls_s()?;
+        if let Some(clock) = self.windows.clock() {
+            let fill = clock.fill_per_s(now, self.counters[self.rate.dimension]);
+            return Some((fill, calls_s, true));
+        }
+        let rate = self.rate.per_s?;
+        Some((rate, calls_s, !self.rules.wave))
+    }
+
+    fn advance(&mut self, now: f64) {
+        let (unit, count) =
+            (self.mean[self.rate.dimension], self.counters[self.rate.dimension]);
+        self.windows.advance(now, count, unit);
+        if let Some((rate, calls_s, steady)) = self.speed(now) {
+            let most = self.credit_max(rate, unit);
+            self.pace.advance(now, rate, calls_s, most, steady);
+        }
+        if self.is_gentle && now - self.quiet_since > 60.0 && self.run.is_none() {
+            self.quiet_since = now;
+            self.quiet_minutes += 1;
+            let by = if self.quiet_minutes == 1 { 1.0 } else if self.quiet_minutes == 2 { 1.25 } else { 1.6 };
+            if let Some(rate) = self.rate.per_s.filter(|_| by > 1.0) {
+                self.rate.set(rate * by);
+                self.rate.forget_anchors();
+            }
+        }
+    }
+
+    /// The most credit that may be saved for a burst.
+    fn credit_max(&self, rate: f64, unit: f64) -> f64 {
+        let burst = if self.rules.depth { self.depth } else { 0.0 };
+        (unit * 3.0).min(unit + burst).max(unit * 1.5).max(burst.min(rate * 5.0)).max(unit)
+    }
+
+    /// When to ask again, if the headers leave too little.
+    fn short_of_budget(&self, now: f64, amounts: &Amounts) -> Option<f64> {
+        for dimension in Dimension::ALL {
+            let Some(budget) = &self.budgets[dimension as usize] else { continue };
+            let need = amounts[dimension].min(budget.limit);
+            if budget.is_fresh(now) && budget.left(now, self.counters[dimension]) < need {
+                return Some(budget.next_at(now));
+            }
+        }
+        None
+    }
+
+    /// A canary passed: the run is over.
+    fn resume(&mut self, now: f64, ticket: &Ticket) {
+        let Some(run) = self.run.take() else { return };
+        run.passed(&mut self.trust);
+        self.settled_at = ticket.at;
+        self.quiet_since = now;
+        self.quiet_minutes = 0;
+        let refused = (self.outcomes & NOISE_MASK).count_ones();
+        let is_first = run.canaries_refused == 0;
+        if self.rules.noise && run.is_early && is_first && refused < NOISE_MAX {
+            return;
+        }
+        let calls_s = self.calls_s().unwrap_or(1.0);
+        if self.rules.cap {
+            let passed = self.cap.level(ticket.at, ticket.before);
+            let top = run.needed_departure && run.departed > 0 && self.cap.is_top(run.level);
+            self.cap.run_ended(now, top.then_some(run.level), passed, calls_s);
+            if top && self.cap.is_confirmed {
+                self.rate.per_s = None;
+                self.rate.forget_anchors();
+                return;
+            }
+        }
+        let anchor =
+            Anchor { at: ticket.at, counters: run.counters, gap: ticket.at - run.last_sent };
+        let before = self.rate.per_s;
+        let silence = run.silence_s();
+        let dimension = self.rate.dimension;
+        if silence >= SILENCE_LONG_S {
+            self.long_silence(now, &run, &anchor);
+        } else {
+            self.rate.anchor(anchor, &self.mean, self.rules.dimension);
+        }
+        if self.rules.clock && silence > SILENCE_S && silence * calls_s >= SILENCE_CALLS {
+            let count = anchor.counters[dimension];
+            let edge = Bracket { low: run.last_sent, high: ticket.at };
+            let most = self.rate.per_s.unwrap_or(0.0) * 60.0;
+            self.windows.resumed(edge, count, most);
+        }
+        self.guess(ticket, &run);
+        self.learn_depth();
+        if let Some(after) = self.rate.per_s {
+            self.pace.restart(ticket.at, before, after);
+            self.pace.credit = -ticket.amounts[self.rate.dimension];
+            self.advance(now);
+        }
+    }
+
+    fn long_silence(&mut self, now: f64, run: &Run, anchor: &Anchor) {
+        let dimension = self.rate.dimension;
+        let (from, counters) = self.cycle.unwrap_or((run.first_sent, anchor.counters));
+        let amount = anchor.counters[dimension] - counters[dimension];
+        let time = anchor.at - anchor.gap / 2.0 - from;
+        self.cycle = Some((anchor.at, anchor.counters));
+        self.is_gentle = self.rules.gentle;
+        self.quiet_since = now;
+        if amount > 0.0 && time > 0.0 {
+            self.rate.set(amount / time);
+            self.pace.guessing = false;
+        }
+        self.rate.forget_anchors();
+        self.rate.anchor(*anchor, &self.mean, false);
+    }
+
+    /// The first guess of a rate: from how long one call took to fit again.
+    fn guess(&mut self, ticket: &Ticket, run: &Run) {
+        if self.rate.per_s.is_some() {
+            if self.pace.guessing && self.rate.anchors() >= 2 {
+                self.pace.guessing = false;
+            }
+            return;
+        }
+        let gap = (ticket.at - run.last_sent).max(0.05);
+        self.rate.set(self.mean[self.rate.dimension] / gap);
+        self.pace.guessing = true;
+    }
+
+    /// The depth of a bucket, from the burst before the first refusal.
+    fn learn_depth(&mut self) {
+        let Some(rate) = self.rate.per_s.filter(|_| !self.pace.guessing) else { return };
+        let Some((at, count)) = self.first_burst.take() else { return };
+        let since = self.cycle.map_or(0.0, |(from, _)| at - from);
+        self.depth = (count - rate * since.max(0.0)).max(0.0);
+    }
+
+    /// Whether so much passed since the last anchor that the rate must have risen.
+    fn check_rise(&mut self, now: f64) {
+        if self.is_gentle || self.windows.clock().is_some() || self.run.is_some() || self.pace.guessing {
+            return;
+        }
+        let (Some(rate), Some(anchor)) = (self.rate.per_s, self.rate.newest()) else { return };
+        let dimension = self.rate.dimension;
+        let unit = self.mean[dimension];
+        let excess = self.counters[dimension] - anchor.counters[dimension] - rate * (now - anchor.at);
+        let Some(calls_s) = self.calls_s() else { return };
+        if excess > (ROSE_CALLS * unit).max(ROSE_S * rate) {
+            let new = rate * self.pace.gain(calls_s) * ROSE_SHARE;
+            if new > rate {
+                self.rate.forget_anchors();
+                self.rate.set(new);
+                self.pace.restart(now, Some(rate), new);
+            }
+        }
+    }
+
+    /// A canary was refused: the window is full until its edge.
+    fn window_full(&mut self, now: f64) {
+        let dimension = self.rate.dimension;
+        let (unit, count) = (self.mean[dimension], self.counters[dimension]);
+        let Some(run) = &mut self.run else { return };
+        let Some(clock) = self.windows.clock_mut() else { return };
+        if run.canaries_refused == 1 && run.first_sent > clock.ends - clock.period_s + 0.5 {
+            clock.full(count, unit);
+            run.next_at = clock.ends;
+        } else if now - run.first_sent > clock.period_s + 3.0 {
+            self.windows.drop_clock(now);
+        }
+    }
+}
+
+fn wait(until: Option<f64>, why: Why) -> Decision {
+    let until = until.map(|until| Instant::from_nanos((until * 1e9).ceil() as u64));
+    Decision::Wait { until, why }
+}
