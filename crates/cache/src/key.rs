@@ -178,6 +178,7 @@ pub(crate) mod tests {
             caller: Caller { tenant: None, credential: [0; 32] },
             deadline: Deadline(None),
             cache: CacheMode::Auto,
+            priority: 5,
             arrived: Instant::default(),
             request: RawRequest {
                 endpoint: Endpoint::Chat,

@@ -12,6 +12,8 @@ use crate::{CallId, Endpoint, Instant, Name, RunId};
 /// One admitted request. It is immutable and shared.
 #[derive(Debug)]
 pub struct Call {
+    /// How urgent it is, 0 to 9. Default: 5.
+    pub priority: u8,
     /// This call.
     pub id: CallId,
     /// The agent run (tree of calls) that it belongs to.

@@ -33,6 +33,10 @@ pub enum ErrorKind {
     NoHealthyTarget,
     /// Paceline is at one of its bounds.
     Overloaded,
+    /// Too many calls wait for a provider's limits.
+    QueueFull,
+    /// The call waited as long as it may for a provider's limits.
+    QueueTimeout,
     /// Paceline is stopping.
     ShuttingDown,
     /// The upstream could not be reached.

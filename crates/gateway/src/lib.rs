@@ -12,5 +12,6 @@ mod status;
 pub use metrics::Metrics;
 pub use pipeline::{Incoming, Parts, Pipeline, Shared};
 pub use stages::admit::{Config as AdmitConfig, StaticKey};
+pub use stages::line::{LineConfig, Overflow};
 pub use stages::record::{Answer, AnswerBody};
-pub use stages::send::{Chain, Deployment, Models, RetryConfig, Routes};
+pub use stages::send::{Chain, Deployment, Lines, Models, RetryConfig, Routes};

@@ -83,6 +83,9 @@ pub struct Metrics {
     cache: [Counter; 4],
     pub(crate) in_flight: Gauge,
     connections: Gauge,
+    /// Calls that wait for a provider's limits, and how long they did.
+    pub(crate) waiting: Gauge,
+    pub(crate) waited: Histogram,
     /// Attempts beyond the first at a model.
     pub(crate) retries: Counter,
     /// Calls that went on to another model.
@@ -125,6 +128,18 @@ impl Metrics {
             "paceline_client_connections",
             "Open client connections",
             connections.clone(),
+        );
+        let waiting = Gauge::default();
+        registry.register(
+            "paceline_queue_calls",
+            "Calls that wait for a provider's limits",
+            waiting.clone(),
+        );
+        let waited = Histogram::new(&CALL_BOUNDS_NS);
+        registry.register(
+            "paceline_queue_wait_seconds",
+            "How long calls waited for a provider's limits",
+            waited.clone(),
         );
         let retries = Counter::default();
         registry.register("paceline_retries", "Attempts beyond a call's first", retries.clone());
@@ -188,6 +203,8 @@ impl Metrics {
             }),
             in_flight,
             connections,
+            waiting,
+            waited,
             retries,
             fallbacks,
             saved: upstream("kept", false),

@@ -1,6 +1,7 @@
 //! The whole path of a call on one screen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{HeaderMap, Method};
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use paceline_upstream::Upstream;
 
 use crate::metrics::Metrics;
 use crate::stages::admit::{self, Admit};
+use crate::stages::line::LineConfig;
 use crate::stages::record::{Answer, Recorder};
 use crate::stages::send::{RetryConfig, Routes, Send};
 
@@ -46,10 +48,20 @@ pub struct Shared {
     pub routes: Routes,
     /// When and how often calls are sent again.
     pub retry: RetryConfig,
+    /// How calls wait for the limits of upstreams.
+    pub lines: LineConfig,
     /// What is measured.
     pub metrics: Metrics,
     /// The time.
     pub clock: Clock,
+}
+
+impl Shared {
+    /// Whether a refusal is waited out: limits are learned, and what the upstream asks to
+    /// wait is no longer than a call may wait at all.
+    pub(crate) fn limits_learned(&self, wait: Option<Duration>) -> bool {
+        self.lines.learn && wait.is_none_or(|wait| wait <= self.lines.wait_max)
+    }
 }
 
 /// The parts of which a core's pipeline is made.

@@ -1,7 +1,7 @@
 //! The one table from a kind of error to an HTTP status, a type and a stable code.
 
 use ::http::StatusCode;
-use paceline_core::{Dialect, Endpoint, Error, ErrorKind};
+use paceline_core::{Dialect, Endpoint, Error, ErrorKind, Retry};
 use paceline_dialect::wire::ErrorText;
 
 /// HTTP status, OpenAI error `type`, stable `code`.
@@ -24,6 +24,8 @@ pub(crate) const fn of(kind: ErrorKind) -> (StatusCode, &'static str, &'static s
         K::NotCached => (S::GATEWAY_TIMEOUT, CLIENT, "not_cached"),
         K::NoHealthyTarget => (S::SERVICE_UNAVAILABLE, THEIRS, "no_healthy_upstream"),
         K::Overloaded => (S::SERVICE_UNAVAILABLE, OURS, "overloaded"),
+        K::QueueFull => (S::TOO_MANY_REQUESTS, OURS, "queue_full"),
+        K::QueueTimeout => (S::TOO_MANY_REQUESTS, OURS, "queue_timeout"),
         K::ShuttingDown => (S::SERVICE_UNAVAILABLE, OURS, "shutting_down"),
         K::UpstreamConnect => (S::BAD_GATEWAY, THEIRS, "upstream_unreachable"),
         K::UpstreamTimeout => (S::GATEWAY_TIMEOUT, THEIRS, "upstream_timeout"),
@@ -34,10 +36,18 @@ pub(crate) const fn of(kind: ErrorKind) -> (StatusCode, &'static str, &'static s
     }
 }
 
-/// Whether a client may expect another outcome a moment later.
-pub(crate) const fn retry_after_s(kind: ErrorKind) -> Option<&'static str> {
-    match kind {
-        ErrorKind::Overloaded | ErrorKind::ShuttingDown | ErrorKind::NoHealthyTarget => Some("1"),
+/// After how many seconds to come back.
+pub(crate) fn retry_after_s(error: &Error) -> Option<u64> {
+    match (error.retry(), error.kind()) {
+        (Retry::After(wait), _) => Some(wait.as_secs_f64().ceil() as u64),
+        (
+            _,
+            ErrorKind::Overloaded
+            | ErrorKind::ShuttingDown
+            | ErrorKind::NoHealthyTarget
+            | ErrorKind::QueueFull
+            | ErrorKind::QueueTimeout,
+        ) => Some(1),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use paceline_cache::{Flights, Memory};
 use paceline_core::Clock;
-use paceline_gateway::{AdmitConfig, Deployment, Models, Parts, Pipeline, Routes, Shared};
+use paceline_gateway::{AdmitConfig, Deployment, Lines, Models, Parts, Pipeline, Routes, Shared};
 use paceline_route::{Affinity, LeastOfTwo, Policy, Pool, Target};
 use paceline_sim::{Local, Shape};
 use paceline_telemetry::metrics::{Gauge, Registry};
@@ -87,12 +87,15 @@ impl Gateway {
         }
         let kinds: Vec<Kind> = deployments.iter().map(|d| d.kind).collect();
         let connections = metrics.connections().clone();
+        let lines =
+            Lines { config: resolved.lines, clock: clock.clone(), metrics: metrics.clone() };
         let shared = Shared {
             admit: AdmitConfig { keys: resolved.keys.clone() },
             memory: Memory::new(resolved.memory, clock.clone(), cache_metrics.clone()),
             flights: Flights::new(resolved.flights, cache_metrics),
             retry: resolved.retry,
-            routes: Routes::new(routed, resolved.chains.clone(), |places, targets| {
+            lines: resolved.lines,
+            routes: Routes::new(routed, resolved.chains.clone(), lines, |places, targets| {
                 let engines = places.iter().all(|at| kinds[*at] == Kind::Engine);
                 let policy: Box<dyn Policy> =
                     if engines { Box::<Affinity>::default() } else { Box::new(LeastOfTwo) };

@@ -111,12 +111,13 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// Takes a call in.
+    /// Takes a call in; one that was let go and comes back (`again`) before all others of its
+    /// run, and whatever the bound.
     ///
     /// # Errors
     /// [`Full`] at the bound.
-    pub fn push(&mut self, call: Waiting) -> Result<Ticket, Full> {
-        if self.waiting.len() >= self.config.len_max {
+    pub fn push(&mut self, call: Waiting, again: bool) -> Result<Ticket, Full> {
+        if self.waiting.len() >= self.config.len_max && !again {
             return Err(Full);
         }
         let ticket = Ticket(self.next);
@@ -124,10 +125,16 @@ impl Queue {
         self.tenants.enter(call.tenant);
         self.runs.enter(call.run);
         let level = &mut self.levels[usize::from(call.priority.min(LEVELS - 1))];
-        level.arrivals.push_back(ticket);
         level.len += 1;
         let runs = level.tenants.entry(call.tenant).or_default();
-        runs.entry(call.run).or_default().push_back(ticket);
+        let tickets = runs.entry(call.run).or_default();
+        if again {
+            level.arrivals.push_front(ticket);
+            tickets.push_front(ticket);
+        } else {
+            level.arrivals.push_back(ticket);
+            tickets.push_back(ticket);
+        }
         self.waiting.insert(ticket, call);
         Ok(ticket)
     }
@@ -309,14 +316,14 @@ mod tests {
     #[test]
     fn urgent_calls_go_first_and_waiting_makes_urgent() {
         let mut queue = Queue::new(QueueConfig::default());
-        queue.push(call(2, 1, 1, 1)).unwrap();
-        queue.push(call(9, 2, 2, 1)).unwrap();
-        queue.push(Waiting { arrived: at(200), ..call(9, 3, 3, 1) }).unwrap();
+        queue.push(call(2, 1, 1, 1), false).unwrap();
+        queue.push(call(9, 2, 2, 1), false).unwrap();
+        queue.push(Waiting { arrived: at(200), ..call(9, 3, 3, 1) }, false).unwrap();
         assert_eq!(queue.peek(at(0)).unwrap().1.tenant, 2);
         // After 200 s the call of level 2 has gained 6 levels, that of level 9 as well.
         assert_eq!(drain(&mut queue, at(200)), [(2, 2), (3, 3), (1, 1)]);
-        queue.push(call(0, 1, 1, 1)).unwrap();
-        queue.push(Waiting { arrived: at(299), ..call(9, 3, 3, 1) }).unwrap();
+        queue.push(call(0, 1, 1, 1), false).unwrap();
+        queue.push(Waiting { arrived: at(299), ..call(9, 3, 3, 1) }, false).unwrap();
         assert_eq!(drain(&mut queue, at(300)), [(1, 1), (3, 3)], "300 s are ten levels");
     }
 
@@ -324,16 +331,16 @@ mod tests {
     fn tenants_and_runs_share_by_tokens() {
         let mut queue = Queue::new(QueueConfig::default());
         for _ in 0..4 {
-            queue.push(call(5, 1, 10, 100)).unwrap();
-            queue.push(call(5, 1, 11, 100)).unwrap();
-            queue.push(call(5, 2, 20, 400)).unwrap();
+            queue.push(call(5, 1, 10, 100), false).unwrap();
+            queue.push(call(5, 1, 11, 100), false).unwrap();
+            queue.push(call(5, 2, 20, 400), false).unwrap();
         }
         let order = drain(&mut queue, at(0));
         let runs: Vec<u64> = order.iter().map(|(_, run)| *run).collect();
         assert_eq!(runs, [10, 20, 11, 10, 11, 10, 20, 11, 10, 11, 20, 20]);
         // Who was idle has saved up nothing: the counters are lifted to the least.
-        queue.push(call(5, 2, 20, 400)).unwrap();
-        queue.push(call(5, 3, 30, 1)).unwrap();
+        queue.push(call(5, 2, 20, 400), false).unwrap();
+        queue.push(call(5, 3, 30, 1), false).unwrap();
         assert_eq!(queue.tenants.of(3), queue.tenants.of(2));
     }
 
@@ -342,7 +349,7 @@ mod tests {
         let config = QueueConfig { order: Order::OldestRun, ..QueueConfig::default() };
         let mut queue = Queue::new(config);
         for run in [7, 3, 9, 3] {
-            queue.push(call(5, run, run, 1)).unwrap();
+            queue.push(call(5, run, run, 1), false).unwrap();
         }
         let order = drain(&mut queue, at(0));
         assert_eq!(order.iter().map(|(_, run)| *run).collect::<Vec<_>>(), [3, 3, 7, 9]);
@@ -352,8 +359,8 @@ mod tests {
     fn it_is_bounded_and_drops_the_oldest_of_the_lowest() {
         let mut queue = Queue::new(QueueConfig { len_max: 3, ..QueueConfig::default() });
         let tickets: Vec<_> =
-            [5, 3, 3].map(|priority| queue.push(call(priority, 1, 1, 1)).unwrap()).into();
-        assert_eq!(queue.push(call(9, 1, 1, 1)), Err(Full));
+            [5, 3, 3].map(|priority| queue.push(call(priority, 1, 1, 1), false).unwrap()).into();
+        assert_eq!(queue.push(call(9, 1, 1, 1), false), Err(Full));
         assert_eq!(queue.least().unwrap().0, tickets[1]);
         assert!(queue.remove(tickets[1]).is_some() && queue.remove(tickets[1]).is_none());
         assert_eq!(queue.least().unwrap().0, tickets[2]);
@@ -369,8 +376,8 @@ mod tests {
             let mut queue = Queue::new(QueueConfig::default());
             let most = costs.iter().map(|(a, b)| *a.max(b)).max().unwrap();
             for (a, b) in &costs {
-                queue.push(call(5, 1, 1, *a)).unwrap();
-                queue.push(call(5, 2, 2, *b)).unwrap();
+                queue.push(call(5, 1, 1, *a), false).unwrap();
+                queue.push(call(5, 2, 2, *b), false).unwrap();
             }
             let (mut served, mut left) = ([0u64; 2], [costs.len(); 2]);
             while left[0] > 0 && left[1] > 0 {
@@ -391,7 +398,7 @@ mod tests {
                 let now = at(n as u64 * 7);
                 let arrived = Waiting { arrived: now, ..call(priority, tenant, run, 10) };
                 match what {
-                    0 | 1 => match queue.push(arrived) {
+                    0 | 1 => match queue.push(arrived, false) {
                         Ok(ticket) => prop_assert!(waiting.insert(ticket)),
                         Err(Full) => prop_assert_eq!(waiting.len(), 50),
                     },

@@ -396,8 +396,7 @@ impl Learner {
         for (dimension, bucket) in pairs {
             let Some(bucket) = bucket else { continue };
             let budget = &mut self.budgets[dimension as usize];
-            *budget =
-                Budget::update(*budget, bucket, ticket.at, ticket.counters[dimension], now);
+            *budget = Budget::update(*budget, bucket, ticket.at, ticket.counters[dimension], now);
         }
     }
 
@@ -460,8 +459,7 @@ impl Learner {
     }
 
     fn advance(&mut self, now: f64) {
-        let (unit, count) =
-            (self.mean[self.rate.dimension], self.counters[self.rate.dimension]);
+        let (unit, count) = (self.mean[self.rate.dimension], self.counters[self.rate.dimension]);
         self.windows.advance(now, count, unit);
         if let Some((rate, calls_s, steady)) = self.speed(now) {
             let most = self.credit_max(rate, unit);
@@ -470,7 +468,13 @@ impl Learner {
         if self.is_gentle && now - self.quiet_since > 60.0 && self.run.is_none() {
             self.quiet_since = now;
             self.quiet_minutes += 1;
-            let by = if self.quiet_minutes == 1 { 1.0 } else if self.quiet_minutes == 2 { 1.25 } else { 1.6 };
+            let by = if self.quiet_minutes == 1 {
+                1.0
+            } else if self.quiet_minutes == 2 {
+                1.25
+            } else {
+                1.6
+            };
             if let Some(rate) = self.rate.per_s.filter(|_| by > 1.0) {
                 self.rate.set(rate * by);
                 self.rate.forget_anchors();
@@ -583,13 +587,18 @@ impl Learner {
 
     /// Whether so much passed since the last anchor that the rate must have risen.
     fn check_rise(&mut self, now: f64) {
-        if self.is_gentle || self.windows.clock().is_some() || self.run.is_some() || self.pace.guessing {
+        if self.is_gentle
+            || self.windows.clock().is_some()
+            || self.run.is_some()
+            || self.pace.guessing
+        {
             return;
         }
         let (Some(rate), Some(anchor)) = (self.rate.per_s, self.rate.newest()) else { return };
         let dimension = self.rate.dimension;
         let unit = self.mean[dimension];
-        let excess = self.counters[dimension] - anchor.counters[dimension] - rate * (now - anchor.at);
+        let excess =
+            self.counters[dimension] - anchor.counters[dimension] - rate * (now - anchor.at);
         let Some(calls_s) = self.calls_s() else { return };
         if excess > (ROSE_CALLS * unit).max(ROSE_S * rate) {
             let new = rate * self.pace.gain(calls_s) * ROSE_SHARE;

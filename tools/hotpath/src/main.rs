@@ -157,6 +157,7 @@ fn call(bytes: usize) -> Call {
         caller: Caller { tenant: None, credential: [7; 32] },
         deadline: Deadline(None),
         cache: CacheMode::Auto,
+        priority: 5,
         arrived: clock.now(),
         request: RawRequest {
             endpoint: Endpoint::Chat,

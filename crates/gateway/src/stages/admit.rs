@@ -65,6 +65,7 @@ impl Admit {
         let mut ours = strip(&mut headers);
         let cache = cache_mode(ours.cache.take())?;
         let deadline = deadline(ours.deadline.take(), arrived)?;
+        let priority = priority(ours.priority.take())?;
         let named = NamedRun::of(run, ours, &headers, &body, &fields)?;
         let shares = fields.repeatable || !matches!(cache, CacheMode::Auto | CacheMode::No);
         let shown = || CREDENTIALS.iter().find_map(|name| headers.get(name));
@@ -82,6 +83,7 @@ impl Admit {
             agent: named.agent,
             caller: Caller { tenant, credential },
             deadline,
+            priority,
             cache,
             arrived,
             request: RawRequest { endpoint, method, path, headers, body, fields },
@@ -233,6 +235,20 @@ fn cache_mode(value: Option<HeaderValue>) -> Result<CacheMode> {
     }
 }
 
+/// How urgent a call is where it does not say.
+const PRIORITY_USUAL: u8 = 5;
+
+fn priority(value: Option<HeaderValue>) -> Result<u8> {
+    match value.as_ref().map(HeaderValue::as_bytes) {
+        None => Ok(PRIORITY_USUAL),
+        Some([digit @ b'0'..=b'9']) => Ok(digit - b'0'),
+        Some(_) => {
+            Err(Error::invalid("`x-paceline-priority` must be 0 to 9; 9 is the most urgent")
+                .with_param("x-paceline-priority"))
+        }
+    }
+}
+
 fn deadline(value: Option<HeaderValue>, arrived: Instant) -> Result<Deadline> {
     let Some(value) = value else { return Ok(Deadline(None)) };
     let ms = value.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|ms| *ms > 0);
@@ -250,6 +266,7 @@ pub(crate) struct Ours {
     parent: Option<HeaderValue>,
     agent: Option<HeaderValue>,
     deadline: Option<HeaderValue>,
+    priority: Option<HeaderValue>,
     cache: Option<HeaderValue>,
 }
 
@@ -264,6 +281,7 @@ pub(crate) fn strip(headers: &mut HeaderMap) -> Ours {
             "x-paceline-parent" => &mut ours.parent,
             "x-paceline-agent" => &mut ours.agent,
             "x-paceline-deadline-ms" => &mut ours.deadline,
+            "x-paceline-priority" => &mut ours.priority,
             "x-paceline-cache" => &mut ours.cache,
             "connection" => {
                 let named = value.to_str().unwrap_or_default().split(',');

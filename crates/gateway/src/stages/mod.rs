@@ -3,6 +3,7 @@
 
 pub(crate) mod admit;
 mod digest;
+pub(crate) mod line;
 mod prepare;
 pub(crate) mod record;
 pub(crate) mod send;

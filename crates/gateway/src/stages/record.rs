@@ -327,8 +327,8 @@ pub(crate) fn error_answer(error: &Error, dialect: Dialect) -> Answer {
     let (status, ..) = status::of(error.kind());
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = status::retry_after_s(error.kind()) {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(seconds));
+    if let Some(seconds) = status::retry_after_s(error) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     Answer { status, headers, body: AnswerBody::whole(status::body(error, dialect)) }
 }

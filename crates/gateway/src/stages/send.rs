@@ -10,15 +10,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 use paceline_core::{
-    Body, Call, Chunks, Endpoint, Error, ErrorKind, Name, Origin, Reply, Result, Retry,
+    Body, Call, Chunks, Clock, Endpoint, Error, ErrorKind, Name, Origin, Reply, Result, Retry,
+    Usage,
 };
-use paceline_dialect::{codec, wire};
+use paceline_dialect::neutral::FailureClass;
+use paceline_dialect::{codec, sse, wire};
 use paceline_route::{Ask, Lease, Outcome, Pool, Target};
+use paceline_upstream::limits::{Class, Refusal, Used};
 use paceline_upstream::{Provider, Upstream};
 use smallvec::SmallVec;
 use tracing::{error, warn};
 
+use crate::metrics::Metrics;
 use crate::pipeline::Shared;
+use crate::stages::line::{Line, LineConfig, Pass, Turn};
 use crate::stages::prepare::prepare;
 use crate::stages::verdict::{Again, Fallback, Verdict, class_of_status};
 
@@ -88,8 +93,19 @@ pub struct Routes {
     chains: HashMap<Bytes, Chain>,
 }
 
+/// What the lines before the pools are made of.
+pub struct Lines {
+    /// How calls wait.
+    pub config: LineConfig,
+    /// The clock of all waiting.
+    pub clock: Clock,
+    /// Where waits are counted.
+    pub metrics: Metrics,
+}
+
 struct Route {
     pool: Arc<Pool>,
+    line: Arc<Line>,
     /// The place among all deployments of each place in the pool.
     deployments: Vec<usize>,
     /// The places whose deployments speak an endpoint's dialect, by endpoint.
@@ -102,8 +118,11 @@ impl Routes {
     pub fn new(
         deployments: Vec<Deployment>,
         chains: HashMap<Bytes, Chain>,
+        lines: Lines,
         pool: impl Fn(&[usize], Vec<Arc<Target>>) -> Arc<Pool>,
     ) -> Self {
+        let Lines { config, clock, metrics } = lines;
+        let line = |places| Line::new(places, config, clock.clone(), metrics.clone());
         let route = |serves: &dyn Fn(&Models) -> bool| {
             let places: Vec<usize> = deployments
                 .iter()
@@ -115,6 +134,7 @@ impl Routes {
             let targets = places.iter().map(|at| Arc::clone(&deployments[*at].target)).collect();
             (!places.is_empty()).then(|| Route {
                 pool: pool(&places, targets),
+                line: line(places.len()),
                 native: natives(&places, &deployments),
                 deployments: places,
             })
@@ -172,17 +192,37 @@ fn natives(places: &[usize], deployments: &[Deployment]) -> HashMap<Endpoint, u6
 }
 
 impl Route {
-    /// A deployment that was not tried; one that speaks the caller's dialect first.
-    fn lease(&self, ask: &Ask<'_>, endpoint: Endpoint, tried: u64) -> Option<Lease> {
-        let native = self.native.get(&endpoint).copied().unwrap_or(0);
-        // Most pools speak one dialect, and need no look.
-        let some = native != 0 && native.count_ones() as usize != self.deployments.len();
-        let first = some && native & !tried & self.pool.usable() != 0;
-        self.pool.lease(ask, if first { tried | !native } else { tried })
-    }
-
     fn all_tried(&self, tried: u64) -> bool {
         tried.count_ones() as usize >= self.deployments.len()
+    }
+
+    /// The way of a call to the deployments.
+    fn way(&self, endpoint: Endpoint) -> Way {
+        let native = self.native.get(&endpoint).copied().unwrap_or(0);
+        let all = u64::MAX >> (64 - self.deployments.len().clamp(1, 64));
+        // Most pools speak one dialect, and have no first choice.
+        Way { pool: Arc::clone(&self.pool), first: if native == all { 0 } else { native }, all }
+    }
+}
+
+/// The deployments that may take a call, and those that would rather.
+pub(crate) struct Way {
+    pool: Arc<Pool>,
+    /// Those that speak the caller's dialect, where not all do.
+    first: u64,
+    all: u64,
+}
+
+impl Way {
+    /// All places, one bit each.
+    pub(crate) const fn places(&self) -> u64 {
+        self.all
+    }
+
+    /// A deployment that is not in `tried`; one that speaks the caller's dialect first.
+    pub(crate) fn lease(&self, ask: &Ask<'_>, tried: u64) -> Option<Lease> {
+        let first = self.first & !tried != 0 && self.first & !tried & self.pool.usable() != 0;
+        self.pool.lease(ask, if first { tried | !self.first } else { tried })
     }
 }
 
@@ -198,12 +238,21 @@ struct Ended {
     fallback: Fallback,
 }
 
+impl Ended {
+    fn of(error: Error) -> Self {
+        let fallback = Verdict::of_error(&error).fallback;
+        Self { result: Err(error), fallback }
+    }
+}
+
 /// How one attempt failed.
 struct Failed {
     result: Result<Reply>,
     verdict: Verdict,
     /// What the upstream asks to wait.
     wait: Option<Duration>,
+    /// The upstream refused the call for a limit of its own.
+    limited: Option<Class>,
 }
 
 impl Send {
@@ -220,18 +269,19 @@ impl Send {
     ///
     /// # Cancel safety
     /// Dropping the future ends the exchange.
-    pub(crate) async fn send(&self, call: &Call) -> Result<Reply> {
+    pub(crate) async fn send(&self, call: &Arc<Call>) -> Result<Reply> {
         let routes = &self.shared.routes;
         let model = &call.request.fields.model;
         let Some(chain) = routes.chains.get(model) else {
-            return self.try_model(call, model, routes.find(model)?).await.result;
+            return self.try_model(call, model, routes.find(model)?, true).await.result;
         };
         let (mut rest, mut longer) = (chain.models.iter(), chain.longer.as_ref());
         let mut next = rest.next();
         let mut result = Err(nobody());
         while let Some(model) = next {
             let ended = match routes.find(model) {
-                Ok(route) => self.try_model(call, model, route).await,
+                // Only where no other model is left, a call waits for a provider's limits.
+                Ok(route) => self.try_model(call, model, route, rest.len() == 0).await,
                 Err(error) => Ended { result: Err(error), fallback: Fallback::Next },
             };
             result = ended.result;
@@ -248,28 +298,52 @@ impl Send {
     }
 
     /// Tries the deployments of one model.
-    async fn try_model(&self, call: &Call, model: &Bytes, route: &Route) -> Ended {
-        let (ask, endpoint, retry) = (ask(call), call.request.endpoint, self.shared.retry);
-        let (mut tried, mut attempts) = (0u64, 0);
+    async fn try_model(
+        &self,
+        call: &Arc<Call>,
+        model: &Bytes,
+        route: &Route,
+        patient: bool,
+    ) -> Ended {
+        let (endpoint, retry) = (call.request.endpoint, self.shared.retry);
+        let (mut tried, mut attempts, mut refused) = (0u64, 0, false);
         let mut last = Ended { result: Err(nobody()), fallback: Fallback::Next };
         loop {
-            let Some(mut lease) = route.lease(&ask, endpoint, tried) else { return last };
+            let turn = match (patient, refused) {
+                (false, _) => Turn::Elsewhere,
+                (true, true) => Turn::Again,
+                (true, false) => Turn::First,
+            };
+            let boarded = route.line.board(call, route.way(endpoint), tried, turn).await;
+            let (mut lease, pass) = match boarded {
+                Ok(Some(boarded)) => boarded,
+                Ok(None) => return last,
+                // A refusal that led to the wait says more than its end.
+                Err(_) if refused => return last,
+                Err(error) => return Ended::of(error),
+            };
             let retries = lease.target().retries();
             if attempts == 0 {
                 retries.attempted();
-            } else if retries.take() {
+            } else if refused || retries.take() {
                 self.shared.metrics.retries.inc();
             } else {
                 return last;
             }
-            attempts += 1;
+            attempts += u32::from(!refused);
             tried |= 1 << lease.index();
-            let at = route.deployments[lease.index()];
-            let Failed { result, verdict, wait } = match self.once(call, model, at).await {
+            let place = lease.index();
+            let at = route.deployments[place];
+            let once = self.once(call, model, at);
+            let (sent, pass) = watched(once, pass, &self.shared.clock).await;
+            let Failed { result, verdict, wait, limited } = match sent {
                 Ok(reply) => {
                     report(&mut lease, Outcome::Answered, "");
                     lease.target().retries().answered();
-                    return Ended { result: Ok(hold(reply, lease)), fallback: Fallback::None };
+                    return Ended {
+                        result: Ok(hold(call, reply, lease, pass)),
+                        fallback: Fallback::None,
+                    };
                 }
                 Err(failed) => failed,
             };
@@ -277,9 +351,21 @@ impl Send {
                 Ok(reply) => reply.status.as_str().to_owned(),
                 Err(error) => error.message().to_owned(),
             };
-            report(&mut lease, verdict.outcome, &why);
+            let outcome = if limited.is_some() { Outcome::Answered } else { verdict.outcome };
+            report(&mut lease, outcome, &why);
             drop(lease);
             last = Ended { result, fallback: verdict.fallback };
+            refused = false;
+            if let Some(class) = limited.filter(|_| self.shared.limits_learned(wait)) {
+                // From here on the learner says when, and the call keeps its place.
+                let refusal = Refusal { class, retry_after: wait, dimension: None };
+                route.line.refused(place, pass, &refusal);
+                if !patient {
+                    return last;
+                }
+                (refused, tried) = (true, 0);
+                continue;
+            }
             if verdict.again == Again::Never || attempts >= retry.attempts_max {
                 return last;
             }
@@ -324,12 +410,12 @@ impl Send {
             _ => class_of_status(reply.status.as_u16()),
         };
         let verdict = Verdict::of_class(class, deployment.keyed);
-        let wait = retry_after(&reply);
+        let (wait, status) = (retry_after(&reply), reply.status.as_u16());
         let result = match prepared.translation {
             None => Ok(reply),
             Some(translation) => translation.reply(reply),
         };
-        Err(Failed { result, verdict, wait })
+        Err(Failed { result, verdict, wait, limited: limit_of(class, status) })
     }
 
     /// The deployments, in the order of the upstreams.
@@ -357,16 +443,12 @@ impl Send {
 impl Failed {
     fn of(error: Error) -> Self {
         let verdict = Verdict::of_error(&error);
-        Self { result: Err(error), verdict, wait: None }
+        Self { result: Err(error), verdict, wait: None, limited: None }
     }
 }
 
 /// What kind of error an upstream's answer is.
-fn classify(
-    endpoint: Endpoint,
-    reply: &Reply,
-    body: &[u8],
-) -> paceline_dialect::neutral::FailureClass {
+fn classify(endpoint: Endpoint, reply: &Reply, body: &[u8]) -> FailureClass {
     let status = reply.status.as_u16();
     match codec::of(endpoint) {
         Some(codec) => codec.read_failure(status, &reply.headers, body).class,
@@ -397,8 +479,38 @@ fn backoff(first: Duration, attempts: u32) -> Duration {
     bound.mul_f64(fastrand::f64())
 }
 
+/// The kind of limit that a class of errors speaks of.
+const fn limit_of(class: FailureClass, status: u16) -> Option<Class> {
+    match (class, status) {
+        (FailureClass::RateLimited, _) => Some(Class::RateLimit),
+        // Anthropic's word for it; a 503 is an outage as likely as not.
+        (FailureClass::Overloaded, 529) => Some(Class::Overloaded),
+        _ => None,
+    }
+}
+
+/// Lets an attempt run, and tells its pass after a second without a refusal that it was
+/// accepted: some providers refuse at once or never.
+async fn watched(
+    attempt: impl Future<Output = Result<Reply, Failed>>,
+    pass: Option<Pass>,
+    clock: &Clock,
+) -> (Result<Reply, Failed>, Option<Pass>) {
+    let Some(mut pass) = pass else { return (attempt.await, None) };
+    let mut attempt = std::pin::pin!(attempt);
+    if let Some(sent) = clock.timeout_at(clock.now().after(ACCEPTED_AFTER), &mut attempt).await {
+        return (sent, Some(pass));
+    }
+    pass.accepted();
+    (attempt.await, Some(pass))
+}
+
+/// A call that was not refused for so long is taken as accepted (`limit-learning.md` of our
+/// own research: refusals come within a second).
+const ACCEPTED_AFTER: Duration = Duration::from_secs(1);
+
 /// What the choice of a deployment goes by.
-fn ask(call: &Call) -> Ask<'_> {
+pub(crate) fn ask(call: &Call) -> Ask<'_> {
     Ask {
         tenant: call.caller.tenant.as_deref(),
         run: call.run_named.then(|| call.run.0.as_str()),
@@ -459,42 +571,74 @@ impl Stream for Begun {
     }
 }
 
-/// Counts the call as load of its deployment until its body has ended.
-fn hold(mut reply: Reply, lease: Lease) -> Reply {
+/// Counts the call as load of its deployment, and as under way past its gate, until its body
+/// has ended.
+fn hold(call: &Call, mut reply: Reply, lease: Lease, mut pass: Option<Pass>) -> Reply {
+    let endpoint = call.request.endpoint;
+    if let Some(pass) = &mut pass {
+        pass.accepted();
+    }
+    let leased = |chunks, pass| {
+        let facts = sse::Facts::default();
+        Box::pin(Leased { chunks, endpoint, facts, lease: Some(lease), pass })
+    };
     reply.body = match reply.body {
-        Body::Whole(bytes) => Body::Whole(bytes),
-        Body::Events(chunks) => Body::Events(Box::pin(Leased { chunks, lease: Some(lease) })),
-        Body::Bytes(chunks, length) => {
-            Body::Bytes(Box::pin(Leased { chunks, lease: Some(lease) }), length)
+        Body::Whole(bytes) => {
+            if let Some(pass) = pass {
+                pass.completed(used(wire::usage(endpoint, &bytes)));
+            }
+            Body::Whole(bytes)
         }
+        Body::Events(chunks) => Body::Events(leased(chunks, pass)),
+        Body::Bytes(chunks, length) => Body::Bytes(leased(chunks, pass), length),
     };
     reply
 }
 
+fn used(usage: Option<Usage>) -> Used {
+    let tokens = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    let usage = usage.unwrap_or_default();
+    Used { prompt: tokens(usage.input), output: tokens(usage.output) }
+}
+
 struct Leased {
     chunks: Chunks,
+    endpoint: Endpoint,
+    /// Read only where a pass wants to know the usage.
+    facts: sse::Facts,
     lease: Option<Lease>,
+    pass: Option<Pass>,
 }
 
 impl Stream for Leased {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = std::task::ready!(self.chunks.as_mut().poll_next(cx));
+        let this = &mut *self;
+        let next = std::task::ready!(this.chunks.as_mut().poll_next(cx));
         match &next {
-            Some(Ok(_)) => {
-                if let Some(lease) = &mut self.lease {
+            Some(Ok(chunk)) => {
+                if let Some(lease) = &mut this.lease {
                     lease.began();
+                }
+                if this.pass.is_some() {
+                    wire::read_events(this.endpoint, chunk, &mut this.facts);
                 }
             }
             Some(Err(error)) => {
-                if let Some(mut lease) = self.lease.take()
+                this.pass = None;
+                if let Some(mut lease) = this.lease.take()
                     && error.origin() == Origin::Upstream
                 {
                     report(&mut lease, Outcome::Failed, error.message());
                 }
             }
-            None => self.lease = None,
+            None => {
+                this.lease = None;
+                if let Some(pass) = this.pass.take() {
+                    pass.completed(used(this.facts.usage));
+                }
+            }
         }
         Poll::Ready(next)
     }

@@ -25,6 +25,8 @@ pub(crate) struct Raw {
     pub(crate) health: Health,
     /// When and how often a call is sent again.
     pub(crate) retry: Retry,
+    /// How calls wait for the limits of providers.
+    pub(crate) queue: Queue,
     /// Kept replies.
     pub(crate) cache: Cache,
     /// Equal calls under way.
@@ -311,6 +313,67 @@ impl Default for Retry {
     fn default() -> Self {
         Self { attempts_max: 3, backoff_ms: 500, wait_ms_max: 30_000 }
     }
+}
+
+/// How calls wait where a provider's limits hold them back. Limits (requests or tokens a
+/// minute, calls at a time) are learned from refusals and headers; until the first of these
+/// all calls pass.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Queue {
+    /// Whether limits are learned and calls wait; else a refusal is only tried again as
+    /// `[retry]` says. Default: true.
+    pub(crate) learn: bool,
+    /// Most calls that wait for one model. Default: 10000.
+    pub(crate) len_max: usize,
+    /// Longest wait of one call, in milliseconds; a deadline of its own may be sooner.
+    /// Default: 600000.
+    pub(crate) wait_ms_max: u64,
+    /// A call gains a level of priority each time that it has waited so long, in
+    /// milliseconds, so that nothing starves. Default: 30000.
+    pub(crate) ageing_ms: u64,
+    /// Which call of one priority goes first: `fair` (tenants and runs by tokens served) or
+    /// `oldest-run`. Default: `fair`.
+    pub(crate) order: Order,
+    /// What happens to a call that finds the queue full: `refuse` it (429), `drop` the oldest
+    /// of the lowest priority in its place, or `spill` it to the next model of its route.
+    /// Default: `refuse`.
+    pub(crate) overflow: Overflow,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            learn: true,
+            len_max: 10_000,
+            wait_ms_max: 600_000,
+            ageing_ms: 30_000,
+            order: Order::Fair,
+            overflow: Overflow::Refuse,
+        }
+    }
+}
+
+/// Which call of one priority goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Order {
+    /// Tenants and runs by tokens served.
+    Fair,
+    /// The run that began first.
+    OldestRun,
+}
+
+/// What happens to a call that finds the queue full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Overflow {
+    /// It is refused.
+    Refuse,
+    /// The oldest of the lowest priority is.
+    Drop,
+    /// It goes to the next model.
+    Spill,
 }
 
 /// A name that stands for several models.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
 use paceline_gateway::http::EdgeConfig;
-use paceline_gateway::{Chain, RetryConfig, StaticKey};
-use paceline_route::HealthConfig;
+use paceline_gateway::{Chain, LineConfig, Overflow, RetryConfig, StaticKey};
+use paceline_route::{HealthConfig, Order, QueueConfig};
 use paceline_upstream::{
     AwsKey, Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Resolved {
     pub(crate) chains: HashMap<Bytes, Chain>,
     /// When and how often calls are sent again.
     pub(crate) retry: RetryConfig,
+    /// How calls wait for the limits of providers.
+    pub(crate) lines: LineConfig,
     /// When a failing deployment is left out.
     pub(crate) health: HealthConfig,
     pub(crate) memory: MemoryConfig,
@@ -154,6 +156,7 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             backoff: ms(raw.retry.backoff_ms),
             wait_max: ms(raw.retry.wait_ms_max),
         },
+        lines: lines(&raw.queue),
         health: HealthConfig {
             failures_max: raw.health.failures_max,
             open_min: ms(raw.health.open_ms),
@@ -307,6 +310,26 @@ fn keys(
             let message = format!("`{name}` has both `api_key` and `api_keys`");
             Err(vec![Fault::at(key.span(), message, "move it to `api_keys`")])
         }
+    }
+}
+
+fn lines(raw: &raw::Queue) -> LineConfig {
+    LineConfig {
+        learn: raw.learn,
+        queue: QueueConfig {
+            len_max: raw.len_max,
+            ageing: Duration::from_millis(raw.ageing_ms),
+            order: match raw.order {
+                raw::Order::Fair => Order::Fair,
+                raw::Order::OldestRun => Order::OldestRun,
+            },
+        },
+        wait_max: Duration::from_millis(raw.wait_ms_max),
+        overflow: match raw.overflow {
+            raw::Overflow::Refuse => Overflow::Refuse,
+            raw::Overflow::Drop => Overflow::Drop,
+            raw::Overflow::Spill => Overflow::Spill,
+        },
     }
 }
 

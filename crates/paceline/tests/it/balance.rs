@@ -78,7 +78,8 @@ fn a_failing_upstream_is_left_out_and_comes_back() {
 fn a_refusal_for_the_rate_is_no_illness() {
     for status in [400, 401, 404, 429] {
         let a = Script::new().otherwise(Reply::json(status, "{}")).start();
-        let gateway = start(&[("a", a.url(), "")], "[health]\nfailures_max = 1\n");
+        let more = "[health]\nfailures_max = 1\n[queue]\nlearn = false\n";
+        let gateway = start(&[("a", a.url(), "")], more);
         for _ in 0..5 {
             assert_eq!(gateway.call(&[], chat("a", "")).status, status);
         }
@@ -95,7 +96,8 @@ fn a_refused_connection_goes_to_the_other() {
         assert_eq!((response.status, named(&response).as_str()), (200, "b"));
     }
     assert_eq!(b.count(), 20);
-    let gateway = start(&[("a", &refusing_url(), ""), ("b", &refusing_url(), "")], "");
+    let more = "[retry]\nbackoff_ms = 1\n[health]\nopen_ms = 60000\n";
+    let gateway = start(&[("a", &refusing_url(), ""), ("b", &refusing_url(), "")], more);
     for _ in 0..20 {
         assert_error(&gateway.call(&[], chat("a", "")), 502, "upstream_unreachable");
     }

@@ -11,6 +11,7 @@ mod disconnects;
 mod endpoints;
 mod flights;
 mod http2;
+mod limits;
 mod replay;
 mod requests;
 mod resilience;

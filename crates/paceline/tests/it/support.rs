@@ -125,7 +125,8 @@ pub(crate) fn two_threads() -> Paceline {
 
 /// The same, where each call is sent once, however it ends.
 pub(crate) fn once() -> Paceline {
-    two_threads().env("PACELINE__RETRY__ATTEMPTS_MAX", "1")
+    let once = two_threads().env("PACELINE__RETRY__ATTEMPTS_MAX", "1");
+    once.env("PACELINE__QUEUE__LEARN", "false")
 }
 
 /// The TOML of one deployment.

@@ -150,7 +150,8 @@ impl Cap {
         self.runs.push_back(top);
         let Some(level) = top else {
             self.contradictions += 1;
-            if self.most.is_some() && (!self.is_confirmed || self.contradictions >= CONTRADICTIONS_MAX)
+            if self.most.is_some()
+                && (!self.is_confirmed || self.contradictions >= CONTRADICTIONS_MAX)
             {
                 self.clear();
             }
@@ -160,11 +161,8 @@ impl Cap {
         let alike = |by: u32| {
             self.runs.iter().flatten().filter(|other| other.abs_diff(level) <= by).count()
         };
-        let confirmed = if level < SMALL {
-            alike(0) >= RUNS_ALIKE_SMALL
-        } else {
-            alike(1) >= RUNS_ALIKE
-        };
+        let confirmed =
+            if level < SMALL { alike(0) >= RUNS_ALIKE_SMALL } else { alike(1) >= RUNS_ALIKE };
         self.is_confirmed |= confirmed;
         let most = if confirmed { level } else { passed + 1 }.max(1);
         self.most = Some(most);

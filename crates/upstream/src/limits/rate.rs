@@ -93,9 +93,7 @@ impl Rate {
         self.base_calls = amount / unit;
         let weight = self.base_calls / (self.base_calls + HALF_WEIGHT_CALLS);
         let new = match self.per_s {
-            Some(old) => {
-                (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1)
-            }
+            Some(old) => (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1),
             None => estimate,
         };
         self.set(new);

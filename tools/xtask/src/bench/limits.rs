@@ -62,16 +62,32 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
             }
             let f = measure::figures(scenario, &outcome, &ideal);
             let floor = if scenario.window_s().is_some() { 0.8 } else { 0.9 };
-            let ok = f.throughput >= floor && f.refused <= 3.0 && f.wait <= 1.5 && f.failed == 0.0
-                && f.halved_s.is_none_or(|s| s <= scenario.window_s().map_or(30.0, |w| f64::max(30.0, 2.0 * w)))
-                && f.doubled_s.is_none_or(|s| s <= scenario.window_s().map_or(60.0, |w| f64::max(60.0, 2.0 * w)));
+            let ok = f.throughput >= floor
+                && f.refused <= 3.0
+                && f.wait <= 1.5
+                && f.failed == 0.0
+                && f.halved_s.is_none_or(|s| {
+                    s <= scenario.window_s().map_or(30.0, |w| f64::max(30.0, 2.0 * w))
+                })
+                && f.doubled_s.is_none_or(|s| {
+                    s <= scenario.window_s().map_or(60.0, |w| f64::max(60.0, 2.0 * w))
+                });
             total += 1;
             met += u64::from(ok);
-            println!("{}{:20.20} {:44.44} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3}",
+            println!(
+                "{}{:20.20} {:44.44} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3}",
                 if ok { ' ' } else { '!' },
-                scenario.group, scenario.name, ideal.admitted.len(), f.throughput, f.refused, f.wait,
+                scenario.group,
+                scenario.name,
+                ideal.admitted.len(),
+                f.throughput,
+                f.refused,
+                f.wait,
                 f.halved_s.map_or("-".into(), |s| format!("{s:.0}")),
-                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")), f.failed, f.jain);
+                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")),
+                f.failed,
+                f.jain
+            );
             if options.all {
                 let mut others: Vec<(&str, Mode, Box<dyn Gate>)> = vec![
                     ("sdk", Mode::Sdk, Box::new(Open)),
@@ -82,7 +98,10 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
                 for (name, mode, gate) in &mut others {
                     let outcome = world::run(scenario, seed, *mode, gate.as_mut(), false);
                     let f = measure::figures(scenario, &outcome, &ideal);
-                    println!("    {name:60} thr {:.3} ref {:6.2} wait {:5.2} fail {:.1}", f.throughput, f.refused, f.wait, f.failed);
+                    println!(
+                        "    {name:60} thr {:.3} ref {:6.2} wait {:5.2} fail {:.1}",
+                        f.throughput, f.refused, f.wait, f.failed
+                    );
                 }
             }
         }

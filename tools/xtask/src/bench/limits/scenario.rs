@@ -252,10 +252,16 @@ fn several() -> Vec<Draft> {
             240.0,
             8.0,
         ),
-        draft(group, "second and minute", vec![
-            Limit::bucket(Unit::Requests, 600.0, 5.0),
-            Limit::window(Unit::Requests, 60.0, 29.0, 240.0),
-        ], 240.0, 8.0),
+        draft(
+            group,
+            "second and minute",
+            vec![
+                Limit::bucket(Unit::Requests, 600.0, 5.0),
+                Limit::window(Unit::Requests, 60.0, 29.0, 240.0),
+            ],
+            240.0,
+            8.0,
+        ),
         bucket(lies, "bucket, always 60", 300.0, 10.0, 6.0).hint(Hint::Always(60.0)),
         bucket(lies, "bucket, always 1", 300.0, 10.0, 6.0).hint(Hint::Always(1.0)),
         window(lies, "window, always 60", 300.0, 60.0, 19.0).hint(Hint::Always(60.0)),
@@ -385,7 +391,10 @@ fn draw_limit(rng: &mut Rng, per_min: f64, reply_s: f64, over: f64) -> (String, 
         4..=6 => {
             let period = if per_min >= 120.0 && rng.u8(0..4) == 0 { 10.0 } else { 60.0 };
             let offset = rng.f64() * period;
-            (format!("window of {text}, {period:.0} s"), Limit::window(unit, period, offset, amount))
+            (
+                format!("window of {text}, {period:.0} s"),
+                Limit::window(unit, period, offset, amount),
+            )
         }
         7 => (format!("rolling {text}"), Limit::rolling(unit, 60.0, amount)),
         _ => {
