@@ -102,8 +102,8 @@ impl EventWriter for Writer {
             Event::Arguments { json, .. } => self.more(json, out),
             // One on a call has no place here; the gateway keeps it by the call's identifier.
             Event::Seal { seal, .. } => {
-                if let Some(Item::Reasoning { encrypted_content, .. }) = &mut self.open {
-                    *encrypted_content = Some(seal::text(seal, false));
+                if let Some(Item::Reasoning { id, encrypted_content, .. }) = &mut self.open {
+                    *encrypted_content = Some(seal::text(seal, false, id));
                 }
             }
             Event::PartEnd { .. } => self.part_end(out),
@@ -183,12 +183,15 @@ impl Writer {
                 self.more(text, out);
             }
             (Part::ToolCall { arguments, .. }, _) => self.more(arguments, out),
-            (Part::Thinking { text, seal }, Some(Item::Reasoning { encrypted_content, .. })) => {
-                *encrypted_content = seal.as_ref().map(|seal| seal::text(seal, false));
+            (
+                Part::Thinking { text, seal },
+                Some(Item::Reasoning { id, encrypted_content, .. }),
+            ) => {
+                *encrypted_content = seal.as_ref().map(|seal| seal::text(seal, false, id));
                 self.more(text, out);
             }
-            (Part::Hidden { seal }, Some(Item::Reasoning { encrypted_content, .. })) => {
-                *encrypted_content = Some(seal::text(seal, true));
+            (Part::Hidden { seal }, Some(Item::Reasoning { id, encrypted_content, .. })) => {
+                *encrypted_content = Some(seal::text(seal, true, id));
             }
             _ => {}
         }

@@ -88,7 +88,6 @@ impl State {
         let (output, content) = (event.output_index, event.content_index);
         match &*event.kind {
             "response.output_text.delta" => {
-                self.start(&mut Answer::default(), out);
                 let text = || Part::Text { text: String::new(), cache: None };
                 self.text(output, content, &event.delta, text, out)?;
             }
@@ -98,12 +97,10 @@ impl State {
             }
             "response.reasoning_text.delta" => self.thought(output, content, &event.delta, out),
             "response.refusal.delta" => {
-                self.start(&mut Answer::default(), out);
                 let refusal = || Part::Refusal { text: String::new() };
                 self.text(output, content, &event.delta, refusal, out)?;
             }
             "response.output_item.added" => {
-                self.start(&mut Answer::default(), out);
                 if let Some(item) = event.item {
                     self.added(output, item, out)?;
                 }
@@ -178,7 +175,6 @@ impl State {
 
     /// Takes the end of an item, and all of it where no piece has come.
     fn done(&mut self, output: usize, mut item: Item, out: &mut Vec<Event>) -> Result<(), Broken> {
-        self.start(&mut Answer::default(), out);
         let told = self.told.contains(&output);
         match item.kind() {
             Some(Kind::Call) if told => {
@@ -259,6 +255,8 @@ impl State {
         if self.lanes.len() == LANES_MAX {
             return Err(Broken("has too many parts at once".to_owned()));
         }
+        // Where the server has not said so before.
+        self.start(&mut Answer::default(), out);
         self.told.insert(output);
         self.has_call |= matches!(part, Part::ToolCall { .. });
         self.has_refusal |= matches!(part, Part::Refusal { .. });

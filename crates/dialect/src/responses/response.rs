@@ -88,14 +88,14 @@ fn item(part: &Part, ids: &Ids, at: usize) -> Option<Item> {
         (Item::FunctionCall { arguments, .. }, Part::ToolCall { arguments: whole, .. }) => {
             arguments.push_str(whole);
         }
-        (Item::Reasoning { summary, encrypted_content, .. }, Part::Thinking { text, seal }) => {
+        (Item::Reasoning { id, summary, encrypted_content }, Part::Thinking { text, seal }) => {
             if !text.is_empty() {
                 summary.push(Summary::SummaryText { text: text.clone() });
             }
-            *encrypted_content = seal.as_ref().map(|seal| seal::text(seal, false));
+            *encrypted_content = seal.as_ref().map(|seal| seal::text(seal, false, id));
         }
-        (Item::Reasoning { encrypted_content, .. }, Part::Hidden { seal }) => {
-            *encrypted_content = Some(seal::text(seal, true));
+        (Item::Reasoning { id, encrypted_content, .. }, Part::Hidden { seal }) => {
+            *encrypted_content = Some(seal::text(seal, true, id));
         }
         _ => {}
     }

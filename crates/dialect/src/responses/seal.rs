@@ -14,9 +14,18 @@ const MARKS: [(Vendor, bool, &str); 4] = [
     (Vendor::Google, true, "paceline.google-hidden."),
 ];
 
-/// The text for `encrypted_content`. `hidden` tells a [`Part::Hidden`] from a
-/// [`Part::Thinking`] without text, which other vendors keep apart.
-pub(super) fn text(seal: &Seal, hidden: bool) -> String {
+/// The mark of OpenAI's sealed thinking in an item that has got another identifier than its
+/// own, which OpenAI wants back with it; its own and a full stop follow.
+const MOVED: &str = "paceline.openai.";
+
+/// The text for `encrypted_content` of the item `id`. `hidden` tells a [`Part::Hidden`] from
+/// a [`Part::Thinking`] without text, which other vendors keep apart.
+pub(super) fn text(seal: &Seal, hidden: bool, id: &str) -> String {
+    if let (Vendor::OpenAi, Some(item)) =
+        (seal.vendor, seal.item.as_deref().filter(|item| *item != id))
+    {
+        return format!("{MOVED}{item}.{}", seal.data);
+    }
     let mark = MARKS.iter().find(|(vendor, whole, _)| (*vendor, *whole) == (seal.vendor, hidden));
     mark.map_or_else(|| seal.data.clone(), |(_, _, mark)| format!("{mark}{}", seal.data))
 }
@@ -44,6 +53,10 @@ fn read(sealed: String, item: Option<String>) -> (Seal, Option<bool>) {
             return (Seal { vendor, data: data.to_owned(), item }, Some(hidden));
         }
     }
+    if let Some((item, data)) = sealed.strip_prefix(MOVED).and_then(|moved| moved.split_once('.')) {
+        let (item, data) = (Some(item.to_owned()), data.to_owned());
+        return (Seal { vendor: Vendor::OpenAi, data, item }, None);
+    }
     (Seal { vendor: Vendor::OpenAi, data: sealed, item }, None)
 }
 
@@ -57,7 +70,7 @@ mod tests {
             let seal = Seal { vendor, data: "x.y".to_owned(), item: Some("rs_1".to_owned()) };
             let hidden = Part::Hidden { seal: seal.clone() };
             let back = |shown: &str, whole| {
-                part(shown.to_owned(), Some(text(&seal, whole)), Some("rs_1".to_owned()))
+                part(shown.to_owned(), Some(text(&seal, whole, "rs_1")), Some("rs_1".to_owned()))
             };
             assert_eq!(back("", true), Some(hidden.clone()));
             let thinking =
@@ -68,5 +81,13 @@ mod tests {
             assert_eq!(back("", false), Some(empty));
         }
         assert_eq!(part(String::new(), None, None), None);
+        let seal =
+            Seal { vendor: Vendor::OpenAi, data: "x.y".to_owned(), item: Some("rs_1".to_owned()) };
+        let moved = text(&seal, true, "rs_2");
+        assert_ne!(moved, seal.data);
+        assert_eq!(
+            part(String::new(), Some(moved), Some("rs_2".to_owned())),
+            Some(Part::Hidden { seal })
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{media, seal, tools};
+use super::{media, tools};
 use crate::codec::Target;
 use crate::neutral::{
     CacheMark, CacheTtl, Effort, Field, Format, Message, Part, Reasoning, Request, Role, Seal,
@@ -461,6 +461,6 @@ fn thought(text: &str, seal: Option<&Seal>) -> Option<Value> {
     let summary =
         if text.is_empty() { json!([]) } else { json!([{"type": "summary_text", "text": text}]) };
     written.insert("summary".to_owned(), summary);
-    written.insert("encrypted_content".to_owned(), json!(seal::text(seal, text.is_empty())));
+    written.insert("encrypted_content".to_owned(), json!(seal.data));
     Some(Value::Object(written))
 }

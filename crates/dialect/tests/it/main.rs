@@ -5,6 +5,7 @@
 mod golden;
 #[path = "../../../../fuzz/properties.rs"]
 mod properties;
+mod responses;
 
 use std::path::Path;
 
