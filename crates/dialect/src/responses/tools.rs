@@ -109,12 +109,25 @@ pub(super) fn write(tool: &Tool) -> Value {
     if let Some(description) = &tool.description {
         written.insert("description".to_owned(), json!(description));
     }
-    let empty = || json!({"type": "object", "properties": {}});
-    written.insert("parameters".to_owned(), tool.schema.clone().unwrap_or_else(empty));
+    written.insert("parameters".to_owned(), parameters(tool.schema.as_ref()));
     // Without it OpenAI would follow the schema exactly, and refuse many that other dialects
     // allow; a caller who says nothing has not asked for that.
     written.insert("strict".to_owned(), json!(tool.strict.unwrap_or(false)));
     Value::Object(written)
+}
+
+/// A schema of arguments as OpenAI takes it: it refuses objects that do not say so, or that
+/// list no members. Tools without arguments often come so.
+fn parameters(schema: Option<&Value>) -> Value {
+    let mut schema = schema.and_then(Value::as_object).cloned().unwrap_or_default();
+    if schema.is_empty() {
+        schema.insert("type".to_owned(), json!("object"));
+    }
+    if schema.get("type").is_some_and(|kind| kind == "object") && !schema.contains_key("properties")
+    {
+        schema.insert("properties".to_owned(), json!({}));
+    }
+    Value::Object(schema)
 }
 
 /// A choice, as a request or an answer's echo has it.

@@ -233,6 +233,10 @@ impl Writer {
         let mut content: Vec<&Part> = Vec::new();
         for (place, part) in message.parts.iter().enumerate() {
             let item = match part {
+                // Some servers refuse an empty turn of the model's, and it says nothing.
+                Part::Text { text, .. } if text.is_empty() && message.role == Role::Assistant => {
+                    None
+                }
                 Part::Text { .. } | Part::Refusal { .. } => {
                     content.push(part);
                     continue;

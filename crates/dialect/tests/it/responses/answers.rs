@@ -20,7 +20,7 @@ fn an_answer_is_written_with_all_members() {
     ];
     let request = read(json!({
         "model": "alias", "instructions": "Be brief.", "input": "Hi",
-        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": true}],
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": true}],
         "tool_choice": {"type": "function", "name": "f"}, "parallel_tool_calls": false,
         "metadata": {"run": "r1"}, "reasoning": {"effort": "low", "summary": "detailed"},
         "temperature": 0.5, "top_p": 0.9, "max_output_tokens": 64, "safety_identifier": "u1",
@@ -69,7 +69,7 @@ fn an_answer_is_written_with_all_members() {
         "temperature": 0.5,
         "text": {"format": {"type": "json_object"}},
         "tool_choice": {"type": "function", "name": "f"},
-        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": true}],
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": true}],
         "top_logprobs": 0,
         "top_p": 0.9,
         "truncation": "disabled",

@@ -82,7 +82,7 @@ fn full() -> Request {
             Tool {
                 name: "get_tide".to_owned(),
                 description: Some("tide".to_owned()),
-                schema: Some(json!({"type": "object", "b": 1, "a": 2})),
+                schema: Some(json!({"type": "object", "properties": {"b": {}, "a": {}}})),
                 strict: Some(true),
                 cache: None,
             },
@@ -155,7 +155,7 @@ fn a_full_request_is_written_so() {
         ],
         "tools": [
             {"type": "function", "name": "get_tide", "description": "tide",
-             "parameters": {"type": "object", "b": 1, "a": 2}, "strict": true},
+             "parameters": {"type": "object", "properties": {"b": {}, "a": {}}}, "strict": true},
             {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}},
              "strict": false},
         ],
@@ -255,6 +255,21 @@ fn what_has_no_word_here_is_refused() {
     check(second(Role::User, image(uploaded.clone())), part.clone());
     check(second(Role::User, result(vec![image(uploaded)], false)), part.clone());
     check(second(Role::User, result(vec![Part::Audio { source: url() }], false)), part);
+}
+
+/// OpenAI refuses a schema that is no object with members, as tools without arguments have.
+#[test]
+fn schemas_are_objects() {
+    let check = |schema: Value, expected: Value| {
+        let tool = json!({"type": "function", "name": "f", "parameters": schema});
+        let request = super::read(json!({"model": "m", "input": "Hi", "tools": [tool]}));
+        assert_eq!(written(&request).0["tools"][0]["parameters"], expected);
+    };
+    let empty = json!({"type": "object", "properties": {}});
+    check(Value::Null, empty.clone());
+    check(json!({}), empty.clone());
+    check(json!({"type": "object"}), empty);
+    check(json!({"anyOf": [{}]}), json!({"anyOf": [{}]}));
 }
 
 /// Cache marks go only to models that take them; the role `developer` only where it is known.
