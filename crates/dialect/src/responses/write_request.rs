@@ -281,8 +281,18 @@ impl Writer {
         };
         let written = match (&*parts, role) {
             ([], _) => return,
+            ([Part::Text { text, .. }], Role::Assistant) => json!(text),
             ([Part::Text { text, cache }], _) if cache.is_none() || !self.marks => json!(text),
-            (_, Role::Assistant) => parts.iter().map(|part| own_part(part)).collect(),
+            (_, Role::Assistant) => {
+                let content: Vec<_> = parts.iter().map(|part| own_part(part)).collect();
+                // Servers that check types want an identifier, of which OpenAI checks how it
+                // begins.
+                input.push(json!({
+                    "type": "message", "id": format!("msg_{}", input.len()), "role": role_name,
+                    "status": "completed", "content": content,
+                }));
+                return;
+            }
             _ => parts.iter().map(|part| self.part(part)).collect(),
         };
         input.push(json!({"role": role_name, "content": written}));

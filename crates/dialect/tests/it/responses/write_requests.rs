@@ -150,7 +150,8 @@ fn a_full_request_is_written_so() {
             ]},
             {"role": "user", "content": "And now?"},
             {"role": "developer", "content": "Be quick."},
-            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"type": "message", "id": "msg_9", "role": "assistant", "status": "completed",
+             "content": [{"type": "refusal", "refusal": "No."}]},
             {"role": "user", "content": "Please."},
         ],
         "tools": [
