@@ -10,10 +10,9 @@
 //! requests, and streams event by event.
 
 pub mod codec;
-#[expect(dead_code, reason = "the codecs follow")]
 mod members;
 pub mod neutral;
-#[cfg_attr(not(test), expect(dead_code, reason = "the codecs follow"))]
+pub mod responses;
 mod sse_reader;
 
 pub mod convert;
@@ -23,3 +22,4 @@ pub mod sse;
 pub mod wire;
 
 pub use codec::Codec;
+pub use responses::Responses;

@@ -5,13 +5,15 @@
 mod golden;
 #[path = "../../../../fuzz/properties.rs"]
 mod properties;
+mod responses;
 
 use std::path::Path;
 
 use properties::Random;
 
 /// The codecs, with the dialects of the golden cases that each reads.
-pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] = &[];
+pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] =
+    &[(&["openai-responses"], &paceline_dialect::Responses)];
 
 /// Changed copies of each target.
 const MUTATIONS: usize = 10_000;
