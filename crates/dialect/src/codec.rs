@@ -62,8 +62,10 @@ pub trait Codec: Sync {
 
 /// The codec of an operation, where it is a conversation.
 pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
-    let _ = endpoint;
-    None
+    match endpoint {
+        Endpoint::Responses => Some(&crate::Responses),
+        _ => None,
+    }
 }
 
 /// Reads the bytes of a stream as they come, cut anywhere.

@@ -34,6 +34,10 @@ impl Codec for Responses {
         write_request::write(request, target)
     }
 
+    fn path(&self, _model: &str, _stream: bool) -> String {
+        "/v1/responses".to_owned()
+    }
+
     fn field(&self, field: Field) -> &'static str {
         match field {
             Field::System => "instructions",
