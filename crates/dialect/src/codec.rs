@@ -63,6 +63,7 @@ pub trait Codec: Sync {
 /// The codec of an operation, where it is a conversation.
 pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
     match endpoint {
+        Endpoint::Chat => Some(&crate::Chat),
         Endpoint::Responses => Some(&crate::Responses),
         _ => None,
     }
@@ -131,6 +132,8 @@ pub struct Quirks {
     pub reasoning_content: bool,
     /// Identifiers of calls must have exactly 9 letters or digits (Mistral).
     pub short_call_ids: bool,
+    /// It takes `top_k` (vLLM, SGLang, llama.cpp, Together, Fireworks, OpenRouter).
+    pub top_k: bool,
     /// It knows the role `system` but not `developer`. (All but OpenAI and Azure.)
     pub no_developer_role: bool,
     /// Most tokens of an answer where the caller sets none and the dialect wants a number;

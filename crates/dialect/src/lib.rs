@@ -9,6 +9,7 @@
 //! into the [`neutral`] form and a [`Codec`] of the other writes it. That path parses whole
 //! requests, and streams event by event.
 
+pub mod chat;
 pub mod codec;
 mod members;
 pub mod neutral;
@@ -21,5 +22,6 @@ pub mod scan;
 pub mod sse;
 pub mod wire;
 
+pub use chat::Chat;
 pub use codec::Codec;
 pub use responses::Responses;

@@ -87,7 +87,6 @@ impl Members {
     }
 
     /// Takes a whole number that may be negative.
-    #[expect(dead_code, reason = "the other codecs follow")]
     pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>, Fault> {
         let Some(value) = self.take(name) else { return Ok(None) };
         value.as_i64().map(Some).ok_or_else(|| self.fault(name, "must be a whole number"))

@@ -67,6 +67,7 @@ const NONE: Quirks = Quirks {
     max_tokens_only: false,
     no_stream_options: false,
     reasoning_content: false,
+    top_k: false,
     short_call_ids: false,
     no_developer_role: false,
     max_tokens_default: 0,
@@ -85,7 +86,10 @@ const OTHER: Provider = Provider {
     idle: (0, 100),
 };
 
-const ENGINE: Provider = Provider { engine: true, ..OTHER };
+/// A server of open models.
+const OPEN: Provider = Provider { quirks: Quirks { top_k: true, ..OTHER.quirks }, ..OTHER };
+
+const ENGINE: Provider = Provider { engine: true, ..OPEN };
 
 /// All providers. Sources of the differences: each vendor's API reference and SDK of
 /// November 2026; the bounds of kept connections are the product's defaults.
@@ -147,13 +151,13 @@ pub static PROVIDERS: &[Provider] = &[
         quirks: Quirks { reasoning_content: true, ..OTHER.quirks },
         ..OTHER
     },
-    Provider { name: "together", url: Some("https://api.together.xyz"), ..OTHER },
-    Provider { name: "fireworks", url: Some("https://api.fireworks.ai/inference"), ..OTHER },
-    Provider { name: "openrouter", url: Some("https://openrouter.ai/api"), ..OTHER },
+    Provider { name: "together", url: Some("https://api.together.xyz"), ..OPEN },
+    Provider { name: "fireworks", url: Some("https://api.fireworks.ai/inference"), ..OPEN },
+    Provider { name: "openrouter", url: Some("https://openrouter.ai/api"), ..OPEN },
     Provider {
         name: "vllm",
         native: OPENAI,
-        quirks: Quirks { max_tokens_only: false, ..OTHER.quirks },
+        quirks: Quirks { max_tokens_only: false, ..ENGINE.quirks },
         ..ENGINE
     },
     Provider { name: "sglang", ..ENGINE },
@@ -161,7 +165,7 @@ pub static PROVIDERS: &[Provider] = &[
     Provider {
         name: "ollama",
         url: Some("http://127.0.0.1:11434"),
-        quirks: Quirks { no_stream_options: true, ..OTHER.quirks },
+        quirks: Quirks { no_stream_options: true, ..ENGINE.quirks },
         ..ENGINE
     },
 ];

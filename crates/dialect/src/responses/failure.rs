@@ -11,7 +11,7 @@ use crate::neutral::{Failure, FailureClass};
 const MESSAGE_MAX: usize = 300;
 
 /// Reads an answer with an error status. `_headers` tell limits, not what went wrong.
-pub(super) fn read(status: u16, _headers: &HeaderMap, body: &[u8]) -> Failure {
+pub(crate) fn read(status: u16, _headers: &HeaderMap, body: &[u8]) -> Failure {
     match serde_json::from_slice::<Value>(body) {
         Ok(body) => of_body(status, body),
         Err(_) => {
@@ -22,7 +22,7 @@ pub(super) fn read(status: u16, _headers: &HeaderMap, body: &[u8]) -> Failure {
 }
 
 /// The failure of an error object, with the status where there is one.
-pub(super) fn of_problem(status: Option<u16>, problem: Problem) -> Failure {
+pub(crate) fn of_problem(status: Option<u16>, problem: Problem) -> Failure {
     let code = match problem.code {
         Some(Value::String(code)) if !code.is_empty() => Some(code),
         Some(Value::Number(code)) => Some(code.to_string()),
@@ -39,7 +39,7 @@ pub(super) fn of_problem(status: Option<u16>, problem: Problem) -> Failure {
 }
 
 /// The code of an error within a stream: those that Codex and the SDKs know.
-pub(super) fn stream_code(failure: &Failure) -> &'static str {
+pub(crate) fn stream_code(failure: &Failure) -> &'static str {
     match failure.class {
         FailureClass::RateLimited => "rate_limit_exceeded",
         FailureClass::Overloaded => "server_is_overloaded",
@@ -54,7 +54,7 @@ pub(super) fn stream_code(failure: &Failure) -> &'static str {
 }
 
 /// Writes an error as OpenAI would.
-pub(super) fn write(failure: &Failure) -> (u16, Value) {
+pub(crate) fn write(failure: &Failure) -> (u16, Value) {
     let (status, kind, code) = match failure.class {
         FailureClass::Invalid => (400, "invalid_request_error", failure.code.as_deref()),
         FailureClass::ContextTooLong => {
@@ -106,7 +106,7 @@ fn of_body(status: u16, mut body: Value) -> Failure {
 }
 
 /// An error object of which only the members of the expected kinds are left.
-fn lenient(mut error: Value) -> Value {
+pub(crate) fn lenient(mut error: Value) -> Value {
     if let Some(map) = error.as_object_mut() {
         map.retain(|name, value| name == "code" || value.is_string());
     }

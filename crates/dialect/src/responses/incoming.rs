@@ -31,12 +31,12 @@ struct Details {
 /// An error. Some servers give a code as a number.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Problem {
-    pub(super) message: Option<String>,
+pub(crate) struct Problem {
+    pub(crate) message: Option<String>,
     #[serde(rename = "type")]
-    pub(super) kind: Option<String>,
-    pub(super) code: Option<Value>,
-    pub(super) param: Option<String>,
+    pub(crate) kind: Option<String>,
+    pub(crate) code: Option<Value>,
+    pub(crate) param: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

@@ -3,7 +3,7 @@
 use crate::neutral::Source;
 
 /// The source of a `data:` address in base64; any other address as it is.
-pub(super) fn from_address(address: String) -> Source {
+pub(crate) fn from_address(address: String) -> Source {
     match split(&address) {
         Some((media_type, data)) => {
             Source::Base64 { media_type: media_type.to_owned(), data: data.to_owned() }
@@ -13,7 +13,7 @@ pub(super) fn from_address(address: String) -> Source {
 }
 
 /// The source of `file_data`, which is a `data:` address; some clients send bare base64.
-pub(super) fn from_file_data(text: String, name: Option<&str>) -> Source {
+pub(crate) fn from_file_data(text: String, name: Option<&str>) -> Source {
     match split(&text) {
         Some((media_type, data)) => {
             Source::Base64 { media_type: media_type.to_owned(), data: data.to_owned() }
@@ -23,18 +23,18 @@ pub(super) fn from_file_data(text: String, name: Option<&str>) -> Source {
 }
 
 /// The `data:` address of bytes.
-pub(super) fn address(media_type: &str, data: &str) -> String {
+pub(crate) fn address(media_type: &str, data: &str) -> String {
     format!("data:{media_type};base64,{data}")
 }
 
 /// A name for a file that has none, since OpenAI wants one beside its bytes.
-pub(super) fn file_name(media_type: &str) -> String {
+pub(crate) fn file_name(media_type: &str) -> String {
     let known = TYPES.iter().find(|(_, known)| *known == media_type);
     format!("document.{}", known.map_or("bin", |(end, _)| *end))
 }
 
 /// Whether an identifier is one of OpenAI's files; others mean nothing there.
-pub(super) fn is_own_file(id: &str) -> bool {
+pub(crate) fn is_own_file(id: &str) -> bool {
     // Azure's are named after its assistants.
     id.starts_with("file-") || id.starts_with("assistant-")
 }

@@ -2,17 +2,17 @@
 
 mod event_writer;
 mod events;
-mod failure;
-mod incoming;
+pub(crate) mod failure;
+pub(crate) mod incoming;
 mod input;
 mod items;
-mod media;
+pub(crate) mod media;
 mod outgoing;
 mod read_request;
 mod response;
 mod seal;
 mod tools;
-mod write_request;
+pub(crate) mod write_request;
 
 use http::HeaderMap;
 use serde_json::Value;

@@ -161,7 +161,7 @@ pub(super) fn write_format(format: &Format) -> Value {
 }
 
 /// A name of letters, digits, `_` and `-`, of which OpenAI wants one.
-fn format_name(name: Option<&str>) -> String {
+pub(crate) fn format_name(name: Option<&str>) -> String {
     let letter = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = name.unwrap_or_default().chars().take(NAME_MAX).map(letter).collect();
     if name.is_empty() { "answer".to_owned() } else { name }
@@ -169,7 +169,7 @@ fn format_name(name: Option<&str>) -> String {
 
 /// Whether a model takes marks of where to cache: OpenAI's do from 5.6 on, and others refuse
 /// them. They cache without marks.
-fn takes_breakpoints(model: &str) -> bool {
+pub(crate) fn takes_breakpoints(model: &str) -> bool {
     let name = model.rsplit('/').next().unwrap_or_default();
     let Some(version) = name.strip_prefix("gpt-") else { return false };
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(str::parse);
@@ -445,7 +445,7 @@ impl Writer {
 
 /// The effort nearest to a budget of tokens. Anthropic's guide takes 4,096 for short and
 /// 16,384 for long thinking.
-fn effort_of(budget: u64) -> Effort {
+pub(crate) fn effort_of(budget: u64) -> Effort {
     match budget {
         0 => Effort::None,
         1..=4096 => Effort::Low,

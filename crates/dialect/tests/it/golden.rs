@@ -5,7 +5,7 @@ use std::path::Path;
 
 use http::HeaderMap;
 use paceline_dialect::Codec;
-use paceline_dialect::codec::{PathFacts, Target};
+use paceline_dialect::codec::{PathFacts, Quirks, Target};
 use paceline_dialect::neutral::{Event, FailureClass, Part, Response, Stop};
 use serde_json::{Map, Value, json};
 
@@ -340,7 +340,9 @@ fn cut_streams_are_never_complete() {
             reader.push(&wire[..end], &mut events).is_ok() && reader.finish(&mut events).is_ok()
         };
         assert!(complete(wire.len()), "{}", case.name);
-        for end in 0..wire.len() * 2 / 3 {
+        // Some servers of chat send nothing behind the reason of the end.
+        let reason = wire.windows(17).position(|bytes| bytes == b"\"finish_reason\":\"");
+        for end in 0..reason.unwrap_or(wire.len() * 2 / 3) {
             assert!(!complete(end), "{}: complete after {end} of {} bytes", case.name, wire.len());
         }
     }
@@ -356,13 +358,16 @@ fn requests_are_read_and_written_as_the_same() {
             .read_request(case.request["body"].clone(), &facts)
             .unwrap_or_else(|fault| panic!("{name}: {fault}"));
         assert!(!request.model.is_empty() && !request.messages.is_empty(), "{name}");
-        let target = Target { model: request.model.clone(), ..Target::default() };
+        let quirks = Quirks { reasoning_content: case.dialect == "deepseek", ..Quirks::default() };
+        let target = Target { model: request.model.clone(), quirks };
         // What is beyond the neutral form is never forwarded by way of it.
         let plain = paceline_dialect::neutral::Request { extra: Vec::new(), ..request.clone() };
         let written = codec
             .write_request(&plain, &target)
             .unwrap_or_else(|unsupported| panic!("{name}: {unsupported:?}"));
-        let again = codec.read_request(written.body.clone(), &facts).unwrap();
+        let mut again = codec.read_request(written.body.clone(), &facts).unwrap();
+        // Upstreams are always asked for usage.
+        again.include_usage = plain.include_usage;
         assert_eq!(again, plain, "{name}: {:#}", written.body);
         assert_eq!(written.warnings, Vec::<String>::new(), "{name}");
     }

@@ -12,8 +12,13 @@ use std::path::Path;
 use properties::Random;
 
 /// The codecs, with the dialects of the golden cases that each reads.
-pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] =
-    &[(&["openai-responses"], &paceline_dialect::Responses)];
+pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] = &[
+    (
+        &["openai-chat", "azure-openai", "groq", "mistral", "deepseek", "openrouter", "vllm"],
+        &paceline_dialect::Chat,
+    ),
+    (&["openai-responses"], &paceline_dialect::Responses),
+];
 
 /// Changed copies of each target.
 const MUTATIONS: usize = 10_000;

@@ -183,3 +183,19 @@ fn another_model_answers_in_the_declared_order() {
     let listed = testkit::http::get(&gateway.at("/v1/models")).text();
     assert!(listed.contains("\"smart\""), "{listed}");
 }
+#[test]
+fn a_prompt_that_does_not_fit_goes_to_the_longer_model() {
+    let too_long = r#"{"error":{"message":"This model's maximum context length is 8192 tokens.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#;
+    let (short, next, long) =
+        (Script::new().otherwise(Reply::json(400, too_long)).start(), good(), good());
+    let deployments = [
+        ("a", short.url(), "models = [\"x\"]"),
+        ("b", next.url(), "models = [\"y\"]"),
+        ("c", long.url(), "models = [\"z\"]"),
+    ];
+    let chain = "[[routes]]\nmodel = \"smart\"\nmodels = [\"x\", \"y\"]\nlonger = \"z\"\n";
+    let gateway = start(&deployments, chain);
+    let response = gateway.call(&[], chat("a", "").replace("\"sim\"", "\"smart\""));
+    assert_eq!((response.status, named(&response)), (200, "c"));
+    assert_eq!(next.count(), 0);
+}

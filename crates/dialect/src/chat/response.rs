@@ -1,0 +1,134 @@
+//! Whole answers, read and written.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::incoming::{self, Delta, Incoming};
+use crate::neutral::{Fault, Part, Response, Stop, Usage};
+
+/// Reads a whole answer; of several choices the first.
+pub(super) fn read(body: Value) -> Result<Response, Fault> {
+    let mut incoming = Incoming::deserialize(&body)
+        .map_err(|error| Fault::new("body", format!("is no chat completion: {error}")))?;
+    if let Some(failure) = incoming.failure() {
+        return Err(Fault::new("error", format!("reports {}", failure.message)));
+    }
+    let usage = incoming.usage().unwrap_or_default();
+    let id = incoming.id.take().unwrap_or_default().into_owned();
+    let choices = incoming.choices.take().ok_or_else(|| Fault::new("choices", "is missing"))?;
+    let choice = choices.into_iter().next();
+    let reason = choice.as_ref().and_then(|c| c.finish_reason.clone()).unwrap_or_default();
+    let delta = choice.and_then(|choice| choice.delta).unwrap_or_default();
+    let parts = parts(delta, &id);
+    let has = |wanted: fn(&Part) -> bool| parts.iter().any(wanted);
+    let calls = has(|part| matches!(part, Part::ToolCall { .. }));
+    let refuses = has(|part| matches!(part, Part::Refusal { .. }));
+    Ok(Response {
+        model: incoming.model.take().unwrap_or_default().into_owned(),
+        created: incoming.created.map_or(0, |at| at.max(0.0) as u64),
+        stop: incoming::stop(&reason, calls, refuses),
+        stop_sequence: None,
+        id,
+        parts,
+        usage,
+    })
+}
+
+fn parts(delta: Delta<'_>, id: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let (mut thought, said) = delta.content.map(|content| content.split()).unwrap_or_default();
+    if let Some(text) = delta.reasoning_content.or(delta.reasoning) {
+        thought.push_str(&text);
+    }
+    if !thought.is_empty() {
+        parts.push(Part::Thinking { text: thought, seal: None });
+    }
+    if !said.is_empty() {
+        parts.push(Part::Text { text: said, cache: None });
+    }
+    if let Some(text) = delta.refusal.filter(|text| !text.is_empty()) {
+        parts.push(Part::Refusal { text: text.into_owned() });
+    }
+    let calls = delta.tool_calls.unwrap_or_default().into_iter();
+    let calls = calls.map(|call| (call.id, call.function));
+    let old = delta.function_call.map(|function| (None, Some(function)));
+    for (at, (given, function)) in calls.chain(old).enumerate() {
+        let Some(mut function) = function else { continue };
+        parts.push(Part::ToolCall {
+            id: given.map_or_else(|| minted(id, at), |id| id.into_owned()),
+            name: function.name.take().unwrap_or_default().into_owned(),
+            arguments: function.arguments(),
+            seal: None,
+            cache: None,
+        });
+    }
+    parts
+}
+
+/// An identifier for a call that has none.
+pub(super) fn minted(id: &str, at: usize) -> String {
+    format!("call_{}_{at}", id.trim_start_matches("chatcmpl-"))
+}
+
+/// Writes a whole answer.
+pub(super) fn write(response: &Response) -> Value {
+    let (mut content, mut thought, mut refusal) = (None::<String>, String::new(), None::<String>);
+    let mut calls = Vec::new();
+    for part in &response.parts {
+        match part {
+            Part::Text { text, .. } => content.get_or_insert_default().push_str(text),
+            Part::Thinking { text, .. } => thought.push_str(text),
+            Part::Refusal { text } => refusal.get_or_insert_default().push_str(text),
+            Part::ToolCall { id, name, arguments, .. } => calls.push(json!({
+                "id": id, "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            })),
+            _ => {}
+        }
+    }
+    if content.is_none() && calls.is_empty() && refusal.is_none() {
+        content = Some(String::new());
+    }
+    let mut message = Map::new();
+    message.insert("role".to_owned(), json!("assistant"));
+    message.insert("content".to_owned(), json!(content));
+    message.insert("refusal".to_owned(), json!(refusal));
+    if !thought.is_empty() {
+        // DeepSeek's word for it, which most clients read.
+        message.insert("reasoning_content".to_owned(), json!(thought));
+    }
+    if !calls.is_empty() {
+        message.insert("tool_calls".to_owned(), Value::Array(calls));
+    }
+    json!({
+        "id": response.id, "object": "chat.completion", "created": response.created,
+        "model": response.model,
+        "choices": [{
+            "index": 0, "message": message, "logprobs": null,
+            "finish_reason": reason(response.stop),
+        }],
+        "usage": tokens(&response.usage),
+    })
+}
+
+/// The word for why an answer ended.
+pub(super) const fn reason(stop: Stop) -> &'static str {
+    match stop {
+        Stop::Tool => "tool_calls",
+        Stop::Length => "length",
+        Stop::Filter => "content_filter",
+        Stop::End | Stop::Sequence | Stop::Refusal | Stop::Pause => "stop",
+    }
+}
+
+/// The usage as this dialect adds it up.
+pub(super) fn tokens(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.input(), "completion_tokens": usage.output,
+        "total_tokens": usage.input() + usage.output,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write,
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    })
+}
