@@ -64,6 +64,7 @@ pub trait Codec: Sync {
 pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
     match endpoint {
         Endpoint::Chat => Some(&crate::Chat),
+        Endpoint::Messages | Endpoint::CountTokens => Some(&crate::Anthropic),
         Endpoint::Responses => Some(&crate::Responses),
         _ => None,
     }

@@ -9,6 +9,7 @@
 //! into the [`neutral`] form and a [`Codec`] of the other writes it. That path parses whole
 //! requests, and streams event by event.
 
+pub mod anthropic;
 pub mod chat;
 pub mod codec;
 mod members;
@@ -22,6 +23,7 @@ pub mod scan;
 pub mod sse;
 pub mod wire;
 
+pub use anthropic::Anthropic;
 pub use chat::Chat;
 pub use codec::Codec;
 pub use responses::Responses;

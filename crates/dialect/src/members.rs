@@ -106,7 +106,6 @@ impl Members {
     }
 
     /// Takes a list of texts.
-    #[expect(dead_code, reason = "the other codecs follow")]
     pub(crate) fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, Fault> {
         let Some(items) = self.list(name)? else { return Ok(None) };
         let text = |(path, value)| match value {

@@ -134,6 +134,8 @@ fn class(status: Option<u16>, codes: [Option<&str>; 2], message: &str) -> Failur
     }
     match status {
         Some(401) => FailureClass::Unauthorized,
+        // What is not implemented stays so.
+        Some(501) => FailureClass::Invalid,
         Some(402) => FailureClass::Quota,
         Some(403) => FailureClass::Forbidden,
         Some(404) => FailureClass::NotFound,

@@ -49,14 +49,7 @@ pub(crate) fn codec(dialect: &str) -> Option<&'static dyn Codec> {
 
 impl Case {
     pub(crate) fn path_facts(&self) -> PathFacts {
-        let path = self.request["path"].as_str().unwrap();
-        let model = path.split_once("/models/").or_else(|| path.split_once("/model/"));
-        let model = model.map(|(_, rest)| {
-            let end = rest.find(":generate").or_else(|| rest.find(":stream"));
-            let end = end.or_else(|| rest.find('/')).unwrap_or(rest.len());
-            rest[..end].replace("%3A", ":")
-        });
-        PathFacts { model, stream: path.contains(":stream") || path.contains("-stream") }
+        facts_of(self.request["path"].as_str().unwrap())
     }
 
     pub(crate) fn status(&self) -> u16 {
@@ -93,6 +86,17 @@ impl Case {
         }
         Some(wire)
     }
+}
+
+/// What a path says beside the body.
+pub(crate) fn facts_of(path: &str) -> PathFacts {
+    let model = path.split_once("/models/").or_else(|| path.split_once("/model/"));
+    let model = model.map(|(_, rest)| {
+        let end = rest.find(":generate").or_else(|| rest.find(":stream"));
+        let end = end.or_else(|| rest.find('/')).unwrap_or(rest.len());
+        rest[..end].replace("%3A", ":")
+    });
+    PathFacts { model, stream: path.contains(":stream") || path.contains("-stream") }
 }
 
 /// An AWS event-stream frame.

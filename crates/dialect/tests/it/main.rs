@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod golden;
+mod pairs;
 #[path = "../../../../fuzz/properties.rs"]
 mod properties;
 mod responses;
@@ -18,6 +19,7 @@ pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] = &[
         &paceline_dialect::Chat,
     ),
     (&["openai-responses"], &paceline_dialect::Responses),
+    (&["anthropic"], &paceline_dialect::Anthropic),
 ];
 
 /// Changed copies of each target.

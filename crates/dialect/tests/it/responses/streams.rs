@@ -27,7 +27,9 @@ fn streams_are_written_and_read_as_the_same() {
         if case.dialect != "openai-responses" {
             // Identifiers and what each dialect alone has are of no concern here.
             let ((told, failed), (expected, also)) = (gather(&again), gather(&events));
-            assert_eq!((told.usage, failed), (expected.usage, also), "{}", case.name);
+            assert_eq!(failed, also, "{}", case.name);
+            // A failed stream tells no usage here.
+            assert!(also.is_some() || told.usage == expected.usage, "{}", case.name);
             continue;
         }
         count += 1;
