@@ -11,6 +11,7 @@ mod beliefs;
 mod budget;
 mod cap;
 pub mod headers;
+mod history;
 mod pace;
 mod rate;
 mod rules;
@@ -29,7 +30,8 @@ pub use rules::Rules;
 
 use amount::Amounts;
 use budget::Budget;
-use cap::Cap;
+use cap::{Cap, Sign};
+use history::History;
 use pace::Pace;
 use rate::{Anchor, Rate};
 use run::{Run, Trust};
@@ -46,9 +48,12 @@ const EARLY_PHASE: f64 = 0.8;
 const NOISE_MAX: u32 = 3;
 const NOISE_MASK: u32 = (1 << 20) - 1;
 
+/// Calls between anchors from which on a rate is known well enough to call refusals noise.
+const KNOWN_CALLS: f64 = 16.0;
+
 /// Calls, or seconds' worth of them, above what the rate allows before it must have risen
 /// (limit-learning.md: 6 calls, 0.3 s).
-const ROSE_CALLS: f64 = 6.0;
+const ROSE_CALLS: f64 = 3.0;
 const ROSE_S: f64 = 0.3;
 
 /// How much of the speed that went well is taken as the new rate (limit-learning.md: 0.9).
@@ -62,6 +67,12 @@ const IDLE_S: f64 = 2.0;
 const SILENCE_S: f64 = 1.5;
 const SILENCE_CALLS: f64 = 6.0;
 const SILENCE_LONG_S: f64 = 5.0;
+
+/// Share of the first burst's speed that is guessed where nothing else is known.
+const GUESS_SHARE: f64 = 0.25;
+
+/// How exactly a trusted hint tells an edge, in seconds: they are whole seconds.
+const HINT_EXACT_S: f64 = 1.2;
 
 /// Weight of one call in the mean size.
 const MEAN_WEIGHT: f64 = 0.02;
@@ -152,6 +163,7 @@ pub struct Learner {
     pace: Pace,
     rate: Rate,
     trust: Trust,
+    history: History,
     run: Option<Run>,
     /// When the last canary that passed had been sent, or the last noise.
     settled_at: f64,
@@ -167,6 +179,10 @@ pub struct Learner {
     /// Units that a burst may have, as first seen.
     depth: f64,
     first_burst: Option<(f64, f64)>,
+    /// Calls that passed before the first refusal: no bucket is deeper.
+    burst: f64,
+    /// Size of the call that asked last.
+    asked: Amounts,
     last_sent_at: f64,
     refusals: beliefs::Refusals,
 }
@@ -193,6 +209,7 @@ impl Learner {
             pace: Pace::new(),
             rate: Rate::new(),
             trust: Trust::default(),
+            history: History::new(),
             run: None,
             settled_at: f64::NEG_INFINITY,
             cap: Cap::new(),
@@ -204,6 +221,8 @@ impl Learner {
             budgets: [None; 3],
             depth: 0.0,
             first_burst: None,
+            burst: f64::INFINITY,
+            asked: Amounts::default(),
             last_sent_at: f64::NEG_INFINITY,
             refusals: beliefs::Refusals::default(),
         }
@@ -212,6 +231,7 @@ impl Learner {
     /// Whether a call of this cost, the oldest that waits, may be sent now.
     pub fn decide(&mut self, now: Instant, cost: Cost) -> Decision {
         let now = now.as_secs_f64();
+        self.asked = self.amounts(cost);
         self.advance(now);
         self.pace.set_blocking(false);
         if let Some(run) = &self.run {
@@ -221,14 +241,15 @@ impl Learner {
                 None => Decision::Send,
             };
         }
-        if f64::from(self.unknown) >= self.unknown_max && self.rules.slow_start {
+        let is_told = self.budgets.iter().flatten().any(|budget| budget.is_fresh(now));
+        if f64::from(self.unknown) >= self.unknown_max && self.rules.slow_start && !is_told {
             return wait(None, Why::Unknown);
         }
         if !self.cap.admits(now, self.in_flight) {
             let next = self.cap.next_try();
             return wait((next > now).then_some(next), Why::InFlight);
         }
-        let amounts = self.amounts(cost);
+        let amounts = self.asked;
         if let Some(until) = self.short_of_budget(now, &amounts) {
             return wait(Some(until), Why::Headers);
         }
@@ -265,8 +286,10 @@ impl Learner {
         if let Some(run) = self.run.as_mut().filter(|run| run.canary.is_none()) {
             run.canary = Some(self.calls);
             run.counters = self.counters;
+            run.departed_before_canary = run.departed;
         }
         self.cycle.get_or_insert((now, self.counters));
+        self.history.sent(now, &self.counters);
         self.count(&amounts, 1.0);
         self.pace.credit -= amounts[self.rate.dimension];
         let before = self.in_flight;
@@ -347,7 +370,10 @@ impl Learner {
         }
         let calls_s = self.calls_s();
         if self.rules.cap && self.cap.explains(now, level, calls_s.unwrap_or(1.0)) {
-            self.unknown_max = self.unknown_max.max(2.0);
+            if self.cap.is_confirmed {
+                self.rate.per_s = None;
+                self.rate.forget_anchors();
+            }
             return;
         }
         if let Some(dimension) = refusal.dimension {
@@ -365,6 +391,7 @@ impl Learner {
             let count = self.counters[self.rate.dimension];
             let from = self.cycle.map_or(0.0, |(_, from)| from[self.rate.dimension]);
             self.first_burst.get_or_insert((ticket.at, count - from));
+            self.burst = self.burst.min((count - from) / self.mean[self.rate.dimension]);
         }
         self.run = Some(run);
     }
@@ -432,6 +459,7 @@ impl Learner {
         let mut amounts = ticket.amounts;
         amounts[Dimension::TokensUsed] = 0.0;
         self.rate.take_back(ticket.at, &amounts);
+        self.history.take_back(ticket.at, &amounts);
         if let Some(run) = self.run.as_mut().filter(|run| run.canary.is_some()) {
             if run.canary != Some(ticket.number) {
                 run.counters.subtract(&amounts);
@@ -481,7 +509,8 @@ impl Learner {
     /// The most credit that may be saved for a burst.
     fn credit_max(&self, rate: f64, unit: f64) -> f64 {
         let burst = if self.rules.depth { self.depth } else { 0.0 };
-        (unit * 3.0).min(unit + burst).max(unit * 1.5).max(burst.min(rate * 5.0)).max(unit)
+        let one = unit.max(self.asked[self.rate.dimension]);
+        one.max(burst.min(rate * 5.0))
     }
 
     /// When to ask again, if the headers leave too little.
@@ -505,15 +534,20 @@ impl Learner {
         self.quiet_minutes = 0;
         let refused = (self.outcomes & NOISE_MASK).count_ones();
         let is_first = run.canaries_refused == 0;
-        if self.rules.noise && run.is_early && is_first && refused < NOISE_MAX {
+        let is_known = self.rate.base_calls >= KNOWN_CALLS && !self.pace.guessing;
+        if self.rules.noise && is_known && run.is_early && is_first && refused < NOISE_MAX {
             return;
         }
         let calls_s = self.calls_s().unwrap_or(1.0);
         if self.rules.cap {
             let passed = self.cap.level(ticket.at, ticket.before);
-            let top = run.needed_departure && run.departed > 0 && self.cap.is_top(run.level);
-            self.cap.run_ended(now, top.then_some(run.level), passed, calls_s);
-            if top && self.cap.is_confirmed {
+            let sign = match (run.departed_before_canary, run.needed_departure) {
+                (0, _) => Sign::Rate,
+                (_, true) if self.cap.is_top(run.level) => Sign::Cap,
+                _ => Sign::None,
+            };
+            self.cap.run_ended(now, sign, run.level, passed, calls_s);
+            if sign == Sign::Cap && self.cap.is_confirmed {
                 self.rate.per_s = None;
                 self.rate.forget_anchors();
                 return;
@@ -527,11 +561,23 @@ impl Learner {
         if silence >= SILENCE_LONG_S {
             self.long_silence(now, &run, &anchor);
         } else {
+            let from = self.rate.newest().map(|anchor| anchor.at);
             self.rate.anchor(anchor, &self.mean, self.rules.dimension);
+            self.at_least(from, run.last_sent, &anchor);
         }
+        if self.rate.dimension != dimension {
+            let (rate, count) = (self.rate.per_s, anchor.counters[self.rate.dimension]);
+            if let (Some(clock), Some(rate)) = (self.windows.clock_mut(), rate) {
+                clock.rebase(rate * clock.period_s, count);
+            }
+        }
+        let dimension = self.rate.dimension;
         if self.rules.clock && silence > SILENCE_S && silence * calls_s >= SILENCE_CALLS {
             let count = anchor.counters[dimension];
-            let edge = Bracket { low: run.last_sent, high: ticket.at };
+            let mut edge = Bracket { low: run.last_sent, high: ticket.at };
+            if run.hinted && self.trust.is_full() {
+                edge.low = edge.low.max(edge.high - HINT_EXACT_S);
+            }
             let most = self.rate.per_s.unwrap_or(0.0) * 60.0;
             self.windows.resumed(edge, count, most);
         }
@@ -544,13 +590,37 @@ impl Learner {
         }
     }
 
+    /// Raises the rate to what a bucket as shallow as the first burst must have had.
+    /// Where calls cannot be saved up, what is not used is lost, and the anchors alone
+    /// would take our own slowness for the limit.
+    fn at_least(&mut self, from: Option<f64>, until: f64, anchor: &Anchor) {
+        let (Some(from), Some(rate)) = (from, self.rate.per_s) else { return };
+        if !self.rules.depth || !self.burst.is_finite() {
+            return;
+        }
+        let dimension = self.rate.dimension;
+        let unit = self.mean[dimension];
+        let depth = self.burst * unit;
+        let at = (until, anchor.counters[dimension]);
+        let least = self.history.rate_min(from, at, depth, unit, dimension);
+        if least > rate {
+            self.rate.set(least);
+        }
+    }
+
     fn long_silence(&mut self, now: f64, run: &Run, anchor: &Anchor) {
         let dimension = self.rate.dimension;
         let (from, counters) = self.cycle.unwrap_or((run.first_sent, anchor.counters));
         let amount = anchor.counters[dimension] - counters[dimension];
         let time = anchor.at - anchor.gap / 2.0 - from;
+        let minute = self.history.counter_at(run.last_sent - 60.0, dimension);
+        let (amount, time) = match minute {
+            Some(count) if run.silence_s() > 10.0 => (anchor.counters[dimension] - count, 60.0),
+            _ => (amount, time),
+        };
         self.cycle = Some((anchor.at, anchor.counters));
         self.is_gentle = self.rules.gentle;
+        self.pace.is_gentle = self.is_gentle;
         self.quiet_since = now;
         if amount > 0.0 && time > 0.0 {
             self.rate.set(amount / time);
@@ -569,7 +639,13 @@ impl Learner {
             return;
         }
         let gap = (ticket.at - run.last_sent).max(0.05);
-        self.rate.set(self.mean[self.rate.dimension] / gap);
+        let unit = self.mean[self.rate.dimension];
+        let mut rate = unit / gap;
+        if let (true, Some((at, count)), Some((from, _))) = (run.hinted, self.first_burst, self.cycle) {
+            // The hint decided the gap, not the limit: a part of the first burst's speed.
+            rate = rate.max(GUESS_SHARE * count / (at - from).max(1.0));
+        }
+        self.rate.set(rate);
         self.pace.guessing = true;
     }
 
@@ -591,11 +667,12 @@ impl Learner {
         let unit = self.mean[dimension];
         let excess = self.counters[dimension] - anchor.counters[dimension] - rate * (now - anchor.at);
         let Some(calls_s) = self.calls_s() else { return };
-        if excess > (ROSE_CALLS * unit).max(ROSE_S * rate) {
+        if excess > (ROSE_CALLS * unit).max(ROSE_S * rate) + rate * anchor.gap {
             let new = rate * self.pace.gain(calls_s) * ROSE_SHARE;
             if new > rate {
                 self.rate.forget_anchors();
                 self.rate.set(new);
+                self.rate.base_calls = 0.0;
                 self.pace.restart(now, Some(rate), new);
             }
         }

@@ -66,6 +66,10 @@ pub struct Beliefs {
     pub refused_share: f64,
     /// How much longer nothing is sent, in seconds.
     pub hold_s: Option<f64>,
+    /// The factor on the rate at present: the wave that tests it.
+    pub gain: f64,
+    /// Whether a long silence made it careful.
+    pub gentle: bool,
     /// Why the next call would wait.
     pub waits_for: Option<Why>,
     /// The same in words.
@@ -142,6 +146,8 @@ impl Learner {
             refusals,
             refused_share,
             hold_s,
+            gain: self.calls_s().map_or(1.0, |calls_s| self.pace.gain(calls_s)),
+            gentle: self.is_gentle,
             waits_for,
             reason,
         }

@@ -32,6 +32,17 @@ const GROWN: u32 = 3;
 /// Refusals below the cap, without a sign of one, after which it is given up.
 const CONTRADICTIONS_MAX: u32 = 3;
 
+/// What a run of refusals says about the kind of limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// A canary was refused until a call had ended, at a level that no call had passed.
+    Cap,
+    /// A canary passed though no call had ended.
+    Rate,
+    /// Neither.
+    None,
+}
+
 /// The cap and its evidence.
 #[derive(Debug)]
 pub(super) struct Cap {
@@ -121,9 +132,13 @@ impl Cap {
 
     /// A refusal at this level. Whether the cap explains it, so that nothing is to be held.
     pub(super) fn explains(&mut self, now: f64, level: u32, calls_s: f64) -> bool {
-        let Some(most) = self.most.filter(|_| self.is_confirmed) else { return false };
+        let Some(most) = self.most else { return false };
         if level < most {
             return false;
+        }
+        if !self.is_confirmed && self.is_top(level) {
+            self.push_run(Some(level));
+            self.is_confirmed = self.agrees(level);
         }
         self.failed(now, calls_s);
         true
@@ -141,38 +156,51 @@ impl Cap {
         self.accepted.iter().all(|accepted| *accepted < level)
     }
 
-    /// A run of refusals has ended. `top` is its level where it looked like a cap;
-    /// `passed` the level at which a call passed in the end.
-    pub(super) fn run_ended(&mut self, now: f64, top: Option<u32>, passed: u32, calls_s: f64) {
-        if self.runs.len() == RUNS_MAX {
-            self.runs.pop_front();
-        }
-        self.runs.push_back(top);
-        let Some(level) = top else {
-            self.contradictions += 1;
-            if self.most.is_some() && (!self.is_confirmed || self.contradictions >= CONTRADICTIONS_MAX)
-            {
+    /// A run of refusals has ended at this level, with a call that passed at `passed`.
+    pub(super) fn run_ended(
+        &mut self,
+        now: f64,
+        sign: Sign,
+        level: u32,
+        passed: u32,
+        calls_s: f64,
+    ) {
+        if sign != Sign::Cap {
+            self.push_run(None);
+            if sign == Sign::Rate {
+                self.contradictions += 1;
+            }
+            let enough = if self.is_confirmed { CONTRADICTIONS_MAX } else { 1 };
+            if self.most.is_some() && self.contradictions >= enough {
                 self.clear();
             }
             return;
-        };
+        }
         self.contradictions = 0;
-        let alike = |by: u32| {
-            self.runs.iter().flatten().filter(|other| other.abs_diff(level) <= by).count()
-        };
-        let confirmed = if level < SMALL {
-            alike(0) >= RUNS_ALIKE_SMALL
-        } else {
-            alike(1) >= RUNS_ALIKE
-        };
-        self.is_confirmed |= confirmed;
-        let most = if confirmed { level } else { passed + 1 }.max(1);
+        self.push_run(Some(level));
+        self.is_confirmed |= self.agrees(level);
+        let most = if self.agrees(level) { level } else { passed + 1 }.max(1);
         self.most = Some(most);
         self.set_at = most;
         self.failed(now, calls_s);
-        if !confirmed {
+        if !self.is_confirmed {
             self.try_at = now + TRY_FIRST_S;
         }
+    }
+
+    fn push_run(&mut self, level: Option<u32>) {
+        if self.runs.len() == RUNS_MAX {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(level);
+    }
+
+    /// Whether enough runs agree on this level.
+    fn agrees(&self, level: u32) -> bool {
+        let alike = |by: u32| {
+            self.runs.iter().flatten().filter(|other| other.abs_diff(level) <= by).count()
+        };
+        if level < SMALL { alike(0) >= RUNS_ALIKE_SMALL } else { alike(1) >= RUNS_ALIKE }
     }
 
     /// Gives the cap up.

@@ -21,7 +21,10 @@ const STEP: (f64, f64) = (0.3, 4.0);
 /// Anchors whose steadiness chooses the dimension (limit-learning.md: 8).
 const CHOICE_ANCHORS: usize = 8;
 
-/// Fewest spans between anchors for a choice.
+/// Fewest calls in a span between anchors that says something.
+const CHOICE_CALLS_MIN: f64 = 6.0;
+
+/// Fewest pairs of spans for a choice.
 const CHOICE_SPANS_MIN: usize = 3;
 
 /// How much steadier another dimension must be than the present one (limit-learning.md).
@@ -138,14 +141,12 @@ impl Rate {
 
     /// Chooses the dimension whose rate varied least between the last anchors.
     fn choose(&mut self, mean: &Amounts) {
-        let mut best = (f64::INFINITY, self.dimension);
+        let Some(own) = self.variation(self.dimension) else { return };
+        let mut best = (own * INCUMBENT, self.dimension);
         for dimension in Dimension::ALL {
-            let Some(mut variation) = self.variation(dimension) else { return };
-            if dimension == self.dimension {
-                variation *= INCUMBENT;
-            }
-            if variation < best.0 {
-                best = (variation, dimension);
+            match self.variation(dimension) {
+                Some(variation) if variation < best.0 => best = (variation, dimension),
+                _ => {}
             }
         }
         if best.1 != self.dimension {
@@ -158,30 +159,39 @@ impl Rate {
         }
     }
 
-    /// Variation of the rate between the last anchors: standard deviation by mean, each
-    /// span weighted by its length.
+    /// How much the rate varied from one span between anchors to the next: the median of
+    /// the logarithms of their ratios, so that one change of the limit does not count.
     fn variation(&self, dimension: Dimension) -> Option<f64> {
         let from = self.anchors.len().saturating_sub(CHOICE_ANCHORS + 1);
-        let (mut weight, mut sum, mut squares, mut spans) = (0.0, 0.0, 0.0, 0);
+        let mut ratios = [0.0_f64; CHOICE_ANCHORS];
+        let (mut found, mut last) = (0, None::<f64>);
         let mut before: Option<&Anchor> = None;
         for anchor in self.anchors.range(from..) {
             if let Some(before) = before {
                 let time = anchor.at - before.at + (before.gap - anchor.gap) / 2.0;
-                if time > 0.0 {
-                    let rate = (anchor.counters[dimension] - before.counters[dimension]) / time;
-                    weight += time;
-                    sum += time * rate;
-                    squares += time * rate * rate;
-                    spans += 1;
+                let calls =
+                    anchor.counters[Dimension::Requests] - before.counters[Dimension::Requests];
+                let amount = anchor.counters[dimension] - before.counters[dimension];
+                if calls < CHOICE_CALLS_MIN {
+                    continue;
+                }
+                if time > 0.0 && amount > 0.0 {
+                    let rate = amount / time;
+                    if let Some(last) = last {
+                        ratios[found] = (rate / last).ln().abs();
+                        found += 1;
+                    }
+                    last = Some(rate);
                 }
             }
             before = Some(anchor);
         }
-        if spans < CHOICE_SPANS_MIN || sum <= 0.0 {
+        let ratios = &mut ratios[..found];
+        if found < CHOICE_SPANS_MIN {
             return None;
         }
-        let mean = sum / weight;
-        Some((squares / weight - mean * mean).max(0.0).sqrt() / mean)
+        ratios.sort_unstable_by(f64::total_cmp);
+        Some(ratios[found / 2])
     }
 }
 

@@ -218,6 +218,13 @@ impl Clock {
         (FILL * self.most / self.period_s).max(left / time)
     }
 
+    /// Counts another dimension from now on.
+    pub(super) fn rebase(&mut self, most: f64, count: f64) {
+        self.most = most;
+        self.from = count;
+        self.extra = 0.0;
+    }
+
     /// A refusal that its canary confirmed: the window is full at this count.
     pub(super) fn full(&mut self, count: f64, unit: f64) {
         self.was_refused = true;

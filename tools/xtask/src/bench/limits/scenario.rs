@@ -178,7 +178,7 @@ fn buckets() -> Vec<Draft> {
     let slow = "30 requests/min";
     vec![
         bucket(group, "300/min, depth 10", 300.0, 10.0, 6.0),
-        bucket(group, "300/min, depth 1", 300.0, 1.0, 6.0),
+        bucket(group, "300/min, no burst", 300.0, 1.0, 6.0),
         bucket(group, "300/min, depth 300", 300.0, 300.0, 6.0),
         bucket(group, "1200/min, depth 40", 1200.0, 40.0, 2.0),
         bucket(group, "300/min, depth 20, unstreamed 30 s", 300.0, 20.0, 12.0).whole(),

@@ -213,7 +213,16 @@ impl World<'_> {
             Event::OtherBegin => self.other(),
             Event::OtherEnd { size } => self.provider.finish(self.now, size),
             Event::Trace => {
-                let line = format!("{:6.1} {}", self.now, self.gate.belief(self.now));
+                let from = self.now - 1.0;
+                let last = |times: &[f64]| times.len() - times.partition_point(|at| *at < from);
+                let line = format!(
+                    "{:6.1} sent {:3} admitted {:3} refused {:3} | {}",
+                    self.now,
+                    last(&self.outcome.sends),
+                    last(&self.outcome.admitted),
+                    last(&self.outcome.refusals),
+                    self.gate.belief(self.now)
+                );
                 self.outcome.trace.push(line);
                 self.at(self.now + 1.0, Event::Trace);
                 return;
