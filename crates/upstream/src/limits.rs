@@ -74,6 +74,32 @@ const GUESS_SHARE: f64 = 0.25;
 /// How exactly a trusted hint tells an edge, in seconds: they are whole seconds.
 const HINT_EXACT_S: f64 = 1.2;
 
+/// After how long without a refusal a careful pace grows, in seconds and in calls at 2 %
+/// above the rate, and by what factors (limit-learning.md: × 1.25, then 1.6 a minute).
+const QUIET_S: f64 = 60.0;
+const QUIET_CALLS: f64 = 75.0;
+const QUIET_GROWTH: (f64, f64) = (1.25, 1.6);
+
+/// Calls, or seconds' worth of them, above an old rate from which on it is surely history.
+const SURE_CALLS: f64 = 10.0;
+const SURE_S: f64 = 2.0;
+
+/// Calls that pass so long before the end of a full window end its clock, in seconds
+/// (limit-learning.md: 0.7 s).
+const CLOCK_OFF_S: f64 = 0.7;
+
+/// Refusals so soon after an edge belong to the window before, in seconds.
+const EDGE_CALM_S: f64 = 0.5;
+
+/// Refusals so long after an edge show that it is none, in seconds.
+const LATE_S: f64 = 3.0;
+
+/// What remains of the depth of bursts after an early refusal.
+const DEPTH_SHRINK: f64 = 0.7;
+
+/// A window that is full so many seconds before its end is tried once more half-way.
+const TRY_CLOCK_S: f64 = 5.0;
+
 /// Weight of one call in the mean size.
 const MEAN_WEIGHT: f64 = 0.02;
 
@@ -179,8 +205,10 @@ pub struct Learner {
     /// Units that a burst may have, as first seen.
     depth: f64,
     first_burst: Option<(f64, f64)>,
-    /// Calls that passed before the first refusal: no bucket is deeper.
-    burst: f64,
+    /// The rate before it seemed to rise.
+    rose_from: Option<f64>,
+    /// Calls that passed before the first refusal, and in how many seconds.
+    burst: Option<(f64, f64)>,
     /// Size of the call that asked last.
     asked: Amounts,
     last_sent_at: f64,
@@ -221,7 +249,8 @@ impl Learner {
             budgets: [None; 3],
             depth: 0.0,
             first_burst: None,
-            burst: f64::INFINITY,
+            rose_from: None,
+            burst: None,
             asked: Amounts::default(),
             last_sent_at: f64::NEG_INFINITY,
             refusals: beliefs::Refusals::default(),
@@ -369,8 +398,9 @@ impl Learner {
             return;
         }
         let calls_s = self.calls_s();
+        let was_confirmed = self.cap.is_confirmed;
         if self.rules.cap && self.cap.explains(now, level, calls_s.unwrap_or(1.0)) {
-            if self.cap.is_confirmed {
+            if self.cap.is_confirmed && !was_confirmed {
                 self.rate.per_s = None;
                 self.rate.forget_anchors();
             }
@@ -381,7 +411,8 @@ impl Learner {
         }
         self.unknown_max = (self.unknown_max / 2.0).max(1.0);
         let phase = calls_s.map_or(1.0, |calls_s| self.pace.phase(calls_s));
-        let is_early = phase < EARLY_PHASE && self.windows.clock().is_none();
+        let is_capped = self.cap.is_confirmed && calls_s.is_none();
+        let is_early = is_capped || (phase < EARLY_PHASE && self.windows.clock().is_none());
         let mut run = Run::open(now, ticket.at, is_early, calls_s);
         run.level = level;
         if let Some(hint) = hint {
@@ -391,7 +422,7 @@ impl Learner {
             let count = self.counters[self.rate.dimension];
             let from = self.cycle.map_or(0.0, |(_, from)| from[self.rate.dimension]);
             self.first_burst.get_or_insert((ticket.at, count - from));
-            self.burst = self.burst.min((count - from) / self.mean[self.rate.dimension]);
+
         }
         self.run = Some(run);
     }
@@ -495,14 +526,21 @@ impl Learner {
             let most = self.credit_max(rate, unit);
             self.pace.advance(now, rate, calls_s, most, steady);
         }
-        if self.is_gentle && now - self.quiet_since > 60.0 && self.run.is_none() {
+        if self.is_gentle && self.run.is_none() && self.windows.clock().is_none() {
+            self.grow_gently(now);
+        }
+    }
+
+    /// Raises a rate that went well for so long that a rolling window would have shown.
+    fn grow_gently(&mut self, now: f64) {
+        let (Some(rate), Some(calls_s)) = (self.rate.per_s, self.calls_s()) else { return };
+        if now - self.quiet_since > QUIET_S.max(QUIET_CALLS / calls_s) {
+            let (first, later) = QUIET_GROWTH;
+            self.rate.set(rate * if self.quiet_minutes == 0 { first } else { later });
+            self.rate.forget_anchors();
+            self.rate.base_calls = 0.0;
             self.quiet_since = now;
             self.quiet_minutes += 1;
-            let by = if self.quiet_minutes == 1 { 1.0 } else if self.quiet_minutes == 2 { 1.25 } else { 1.6 };
-            if let Some(rate) = self.rate.per_s.filter(|_| by > 1.0) {
-                self.rate.set(rate * by);
-                self.rate.forget_anchors();
-            }
         }
     }
 
@@ -534,13 +572,20 @@ impl Learner {
         self.quiet_minutes = 0;
         let refused = (self.outcomes & NOISE_MASK).count_ones();
         let is_first = run.canaries_refused == 0;
-        let is_known = self.rate.base_calls >= KNOWN_CALLS && !self.pace.guessing;
+        let is_known = match self.rate.per_s {
+            Some(_) => self.rate.base_calls >= KNOWN_CALLS && !self.pace.guessing,
+            None => self.cap.is_confirmed,
+        };
         if self.rules.noise && is_known && run.is_early && is_first && refused < NOISE_MAX {
             return;
         }
         let calls_s = self.calls_s().unwrap_or(1.0);
         if self.rules.cap {
             let passed = self.cap.level(ticket.at, ticket.before);
+            if run.needed_departure && self.cap.has_moved(run.level, passed, run.departed) {
+                self.cap.moved(now, passed);
+                return;
+            }
             let sign = match (run.departed_before_canary, run.needed_departure) {
                 (0, _) => Sign::Rate,
                 (_, true) if self.cap.is_top(run.level) => Sign::Cap,
@@ -553,14 +598,30 @@ impl Learner {
                 return;
             }
         }
+        if self.burst.is_none() {
+            let (from, counters) = self.cycle.unwrap_or((run.first_sent, run.counters));
+            let calls = run.counters[Dimension::Requests] - counters[Dimension::Requests];
+            self.burst = Some((calls, (run.first_sent - from).max(0.0)));
+        }
+        if run.is_early {
+            self.depth *= DEPTH_SHRINK;
+        }
         let anchor =
             Anchor { at: ticket.at, counters: run.counters, gap: ticket.at - run.last_sent };
         let before = self.rate.per_s;
         let silence = run.silence_s();
+        let is_amid = |clock: &window::Clock| ticket.at < clock.ends - CLOCK_OFF_S;
+        if run.canaries_refused >= 1 && self.windows.clock().is_some_and(is_amid) {
+            // Calls pass again in the middle of a window: it is none.
+            self.windows.drop_clock(now);
+            self.is_gentle = self.rules.gentle;
+            self.pace.is_gentle = self.is_gentle;
+        }
         let dimension = self.rate.dimension;
         if silence >= SILENCE_LONG_S {
             self.long_silence(now, &run, &anchor);
         } else {
+            self.confirm_rise(&anchor);
             let from = self.rate.newest().map(|anchor| anchor.at);
             self.rate.anchor(anchor, &self.mean, self.rules.dimension);
             self.at_least(from, run.last_sent, &anchor);
@@ -590,17 +651,30 @@ impl Learner {
         }
     }
 
+    /// After a rise: if far more passed than the old rate allowed, it is history, and so
+    /// are its anchors. Otherwise a bucket had saved it up.
+    fn confirm_rise(&mut self, anchor: &Anchor) {
+        let (Some(old), Some(newest)) = (self.rose_from.take(), self.rate.newest()) else { return };
+        let dimension = self.rate.dimension;
+        let amount = anchor.counters[dimension] - newest.counters[dimension];
+        let excess = amount - old * (anchor.at - newest.at);
+        if excess > (SURE_CALLS * self.mean[dimension]).max(SURE_S * old) {
+            self.rate.forget_anchors();
+        }
+    }
+
     /// Raises the rate to what a bucket as shallow as the first burst must have had.
     /// Where calls cannot be saved up, what is not used is lost, and the anchors alone
     /// would take our own slowness for the limit.
     fn at_least(&mut self, from: Option<f64>, until: f64, anchor: &Anchor) {
         let (Some(from), Some(rate)) = (from, self.rate.per_s) else { return };
-        if !self.rules.depth || !self.burst.is_finite() {
+        let (Some(depth), Some(calls_s)) = (self.depth_max(), self.calls_s()) else { return };
+        if !self.rules.depth || calls_s <= 0.0 {
             return;
         }
         let dimension = self.rate.dimension;
         let unit = self.mean[dimension];
-        let depth = self.burst * unit;
+        let depth = depth * unit;
         let at = (until, anchor.counters[dimension]);
         let least = self.history.rate_min(from, at, depth, unit, dimension);
         if least > rate {
@@ -652,9 +726,19 @@ impl Learner {
     /// The depth of a bucket, from the burst before the first refusal.
     fn learn_depth(&mut self) {
         let Some(rate) = self.rate.per_s.filter(|_| !self.pace.guessing) else { return };
-        let Some((at, count)) = self.first_burst.take() else { return };
-        let since = self.cycle.map_or(0.0, |(from, _)| at - from);
-        self.depth = (count - rate * since.max(0.0)).max(0.0);
+        if self.first_burst.take().is_none() {
+            return;
+        }
+        let unit = self.mean[self.rate.dimension];
+        self.depth = (self.depth_max().unwrap_or(1.0) - 1.0) * unit;
+        debug_assert!(rate > 0.0);
+    }
+
+    /// The most calls that a bucket can hold: the first burst, less what came in
+    /// meanwhile. A rate that is too low makes this too high, which does no harm.
+    fn depth_max(&self) -> Option<f64> {
+        let ((calls, time), calls_s) = (self.burst?, self.calls_s()?);
+        Some((calls - calls_s * time).max(1.0))
     }
 
     /// Whether so much passed since the last anchor that the rate must have risen.
@@ -670,7 +754,7 @@ impl Learner {
         if excess > (ROSE_CALLS * unit).max(ROSE_S * rate) + rate * anchor.gap {
             let new = rate * self.pace.gain(calls_s) * ROSE_SHARE;
             if new > rate {
-                self.rate.forget_anchors();
+                self.rose_from.get_or_insert(rate);
                 self.rate.set(new);
                 self.rate.base_calls = 0.0;
                 self.pace.restart(now, Some(rate), new);
@@ -684,10 +768,15 @@ impl Learner {
         let (unit, count) = (self.mean[dimension], self.counters[dimension]);
         let Some(run) = &mut self.run else { return };
         let Some(clock) = self.windows.clock_mut() else { return };
-        if run.canaries_refused == 1 && run.first_sent > clock.ends - clock.period_s + 0.5 {
+        let begun = clock.ends - clock.period_s;
+        let is_in_window = run.first_sent > begun + EDGE_CALM_S;
+        if is_in_window && run.canaries_refused == 1 {
             clock.full(count, unit);
+            let rest = clock.ends - now;
+            run.next_at = if rest > TRY_CLOCK_S { now + rest / 2.0 } else { clock.ends };
+        } else if is_in_window {
             run.next_at = clock.ends;
-        } else if now - run.first_sent > clock.period_s + 3.0 {
+        } else if now - begun > LATE_S {
             self.windows.drop_clock(now);
         }
     }

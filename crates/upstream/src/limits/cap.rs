@@ -136,9 +136,12 @@ impl Cap {
         if level < most {
             return false;
         }
-        if !self.is_confirmed && self.is_top(level) {
-            self.push_run(Some(level));
-            self.is_confirmed = self.agrees(level);
+        if self.is_top(level) {
+            self.contradictions = 0;
+            if !self.is_confirmed {
+                self.push_run(Some(level));
+                self.is_confirmed = self.agrees(level);
+            }
         }
         self.failed(now, calls_s);
         true
@@ -171,8 +174,12 @@ impl Cap {
                 self.contradictions += 1;
             }
             let enough = if self.is_confirmed { CONTRADICTIONS_MAX } else { 1 };
-            if self.most.is_some() && self.contradictions >= enough {
+            let Some(most) = self.most else { return };
+            if self.contradictions >= enough {
                 self.clear();
+            } else if sign == Sign::None {
+                // It may have moved: follow, and try from there.
+                self.lower(now, (passed + 1).max(level).min(most));
             }
             return;
         }
@@ -186,6 +193,31 @@ impl Cap {
         if !self.is_confirmed {
             self.try_at = now + TRY_FIRST_S;
         }
+    }
+
+    /// The cap has moved to about `most`.
+    fn lower(&mut self, now: f64, most: u32) {
+        self.most = Some(most.max(1));
+        self.set_at = most.max(1);
+        self.trying = false;
+        self.step = 1;
+        self.try_at = now + TRY_FIRST_S;
+        self.accepted.clear();
+    }
+
+    /// Whether a run that ended at `passed` shows that a believed cap has moved down: one
+    /// canary after the other was refused while calls left.
+    pub(super) fn has_moved(&self, level: u32, passed: u32, departed: u32) -> bool {
+        self.most.is_some_and(|most| level < most + 2 && passed + 2 < most && departed >= 2)
+    }
+
+    /// Follows such a move.
+    pub(super) fn moved(&mut self, now: f64, passed: u32) {
+        self.lower(now, passed + 1);
+        self.is_confirmed = false;
+        self.runs.clear();
+        self.push_run(Some(passed + 1));
+        self.contradictions = 0;
     }
 
     fn push_run(&mut self, level: Option<u32>) {
@@ -212,5 +244,6 @@ impl Cap {
         self.step = 1;
         self.contradictions = 0;
         self.runs.clear();
+        self.accepted.clear();
     }
 }

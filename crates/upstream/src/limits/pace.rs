@@ -13,7 +13,7 @@ const WAVE_S: (f64, f64) = (20.0, 45.0);
 
 /// No wave is shorter than so many calls, unless they take longer than so many seconds:
 /// each wave costs a refusal.
-const WAVE_CALLS_MIN: f64 = 50.0;
+const WAVE_CALLS_MIN: f64 = 60.0;
 const WAVE_LONG_S: f64 = 120.0;
 
 /// The wave is a quarter as long after the rate has moved by more than this, and then

@@ -27,8 +27,9 @@ const CHOICE_CALLS_MIN: f64 = 6.0;
 /// Fewest pairs of spans for a choice.
 const CHOICE_SPANS_MIN: usize = 3;
 
-/// How much steadier another dimension must be than the present one (limit-learning.md).
-const INCUMBENT: f64 = 0.7;
+/// How much steadier another dimension must be than requests, and than tokens: pacing by
+/// tokens makes their rate steady by itself (limit-learning.md: 0.7 for all).
+const INCUMBENT: (f64, f64) = (0.6, 0.85);
 
 /// A moment at which the limit had just let a call through again.
 #[derive(Clone, Copy, Debug)]
@@ -142,7 +143,8 @@ impl Rate {
     /// Chooses the dimension whose rate varied least between the last anchors.
     fn choose(&mut self, mean: &Amounts) {
         let Some(own) = self.variation(self.dimension) else { return };
-        let mut best = (own * INCUMBENT, self.dimension);
+        let incumbent = if self.dimension == Dimension::Requests { INCUMBENT.0 } else { INCUMBENT.1 };
+        let mut best = (own * incumbent, self.dimension);
         for dimension in Dimension::ALL {
             match self.variation(dimension) {
                 Some(variation) if variation < best.0 => best = (variation, dimension),

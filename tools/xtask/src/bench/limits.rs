@@ -67,11 +67,11 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
                 && f.doubled_s.is_none_or(|s| s <= scenario.window_s().map_or(60.0, |w| f64::max(60.0, 2.0 * w)));
             total += 1;
             met += u64::from(ok);
-            println!("{}{:20.20} {:44.44} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3}",
+            println!("{}{:20.20} {:44.44} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3} p99 {:.1} {:.1}",
                 if ok { ' ' } else { '!' },
                 scenario.group, scenario.name, ideal.admitted.len(), f.throughput, f.refused, f.wait,
                 f.halved_s.map_or("-".into(), |s| format!("{s:.0}")),
-                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")), f.failed, f.jain);
+                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")), f.failed, f.jain, measure::p99(&outcome.waits), measure::p99(&ideal.waits));
             if options.all {
                 let mut others: Vec<(&str, Mode, Box<dyn Gate>)> = vec![
                     ("sdk", Mode::Sdk, Box::new(Open)),

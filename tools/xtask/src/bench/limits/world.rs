@@ -392,7 +392,8 @@ impl World<'_> {
         let wave = 1.0 + (self.now * std::f64::consts::TAU / swing_s).sin();
         let shape = &self.scenario.shape;
         let size = Size { prompt: shape.prompt, output: shape.output, output_max: shape.output * 2.0 };
-        if self.rng.f64() * 2.0 < wave && self.provider.admit(self.now, size, &mut self.rng) {
+        if self.rng.f64() * 2.0 < wave {
+            self.provider.take(self.now, size);
             let reply = lognormal(&mut self.rng, shape.reply_s, shape.reply_cv);
             self.at(self.now + reply, Event::OtherEnd { size });
         }
