@@ -582,7 +582,8 @@ impl Learner {
         let calls_s = self.calls_s().unwrap_or(1.0);
         if self.rules.cap {
             let passed = self.cap.level(ticket.at, ticket.before);
-            if run.needed_departure && self.cap.has_moved(run.level, passed, run.departed) {
+            let was_slow = run.needed_departure || run.canaries_refused >= 2;
+            if was_slow && self.cap.has_moved(run.level, passed, run.departed) {
                 self.cap.moved(now, passed);
                 return;
             }
@@ -595,6 +596,9 @@ impl Learner {
             if sign == Sign::Cap && self.cap.is_confirmed {
                 self.rate.per_s = None;
                 self.rate.forget_anchors();
+                return;
+            }
+            if sign == Sign::None && self.cap.is_confirmed && self.rate.per_s.is_none() {
                 return;
             }
         }

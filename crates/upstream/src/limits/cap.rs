@@ -173,7 +173,7 @@ impl Cap {
             if sign == Sign::Rate {
                 self.contradictions += 1;
             }
-            let enough = if self.is_confirmed { CONTRADICTIONS_MAX } else { 1 };
+            let enough = if self.is_confirmed { CONTRADICTIONS_MAX } else { 2 };
             let Some(most) = self.most else { return };
             if self.contradictions >= enough {
                 self.clear();
