@@ -211,6 +211,8 @@ pub struct Learner {
     burst: Option<(f64, f64)>,
     /// Size of the call that asked last.
     asked: Amounts,
+    /// A call was told to wait since the last send.
+    has_waited: bool,
     last_sent_at: f64,
     refusals: beliefs::Refusals,
 }
@@ -252,6 +254,7 @@ impl Learner {
             rose_from: None,
             burst: None,
             asked: Amounts::default(),
+            has_waited: false,
             last_sent_at: f64::NEG_INFINITY,
             refusals: beliefs::Refusals::default(),
         }
@@ -259,6 +262,13 @@ impl Learner {
 
     /// Whether a call of this cost, the oldest that waits, may be sent now.
     pub fn decide(&mut self, now: Instant, cost: Cost) -> Decision {
+        let decision = self.decide_at(now, cost);
+        let waits = decision != Decision::Send;
+        self.has_waited |= waits;
+        decision
+    }
+
+    fn decide_at(&mut self, now: Instant, cost: Cost) -> Decision {
         let now = now.as_secs_f64();
         self.asked = self.amounts(cost);
         self.advance(now);
@@ -305,7 +315,8 @@ impl Learner {
     pub fn sent(&mut self, now: Instant, cost: Cost) -> Ticket {
         let now = now.as_secs_f64();
         self.advance(now);
-        if now - self.last_sent_at > IDLE_S && self.run.is_none() && self.in_flight == 0 {
+        let has_waited = std::mem::take(&mut self.has_waited);
+        if now - self.last_sent_at > IDLE_S && self.run.is_none() && !has_waited {
             self.rate.forget_anchors();
         }
         self.calls += 1;
@@ -418,6 +429,7 @@ impl Learner {
         if let Some(hint) = hint {
             run.hint(now, hint, self.trust);
         }
+        self.expect_full(now, &mut run);
         if self.rate.per_s.is_none() {
             let count = self.counters[self.rate.dimension];
             let from = self.cycle.map_or(0.0, |(_, from)| from[self.rate.dimension]);
@@ -762,6 +774,21 @@ impl Learner {
                 self.rate.set(new);
                 self.rate.base_calls = 0.0;
                 self.pace.restart(now, Some(rate), new);
+            }
+        }
+    }
+
+    /// A refusal that had to come, because the window was full or tested: it needs no
+    /// canary before the edge.
+    fn expect_full(&mut self, now: f64, run: &mut Run) {
+        let dimension = self.rate.dimension;
+        let (unit, count) = (self.mean[dimension], self.counters[dimension]);
+        let Some(clock) = self.windows.clock_mut() else { return };
+        if run.first_sent > clock.ends - clock.period_s + EDGE_CALM_S && clock.is_full(count, unit) {
+            clock.full(count, unit);
+            let rest = clock.ends - now;
+            if rest <= TRY_CLOCK_S {
+                run.next_at = clock.ends;
             }
         }
     }

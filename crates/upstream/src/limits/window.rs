@@ -225,6 +225,11 @@ impl Clock {
         self.extra = 0.0;
     }
 
+    /// Whether as much has passed in this window as is known to fit.
+    pub(super) fn is_full(&self, count: f64, unit: f64) -> bool {
+        count - self.from > self.most - 0.5 * unit
+    }
+
     /// A refusal that its canary confirmed: the window is full at this count.
     pub(super) fn full(&mut self, count: f64, unit: f64) {
         self.was_refused = true;
