@@ -66,7 +66,7 @@ const IDLE_S: f64 = 2.0;
 /// 6 calls), one of so many seconds is that of a window.
 const SILENCE_S: f64 = 1.5;
 const SILENCE_CALLS: f64 = 6.0;
-const SILENCE_LONG_S: f64 = 5.0;
+const SILENCE_LONG_S: f64 = 10.0;
 
 /// Share of the first burst's speed that is guessed where nothing else is known.
 const GUESS_SHARE: f64 = 0.25;
@@ -626,7 +626,10 @@ impl Learner {
             Anchor { at: ticket.at, counters: run.counters, gap: ticket.at - run.last_sent };
         let before = self.rate.per_s;
         let silence = run.silence_s();
-        let is_amid = |clock: &window::Clock| ticket.at < clock.ends - CLOCK_OFF_S;
+        let is_amid = |clock: &window::Clock| {
+            let begun = clock.ends - clock.period_s;
+            run.first_sent > begun + EDGE_CALM_S && ticket.at < clock.ends - CLOCK_OFF_S
+        };
         if run.canaries_refused >= 1 && self.windows.clock().is_some_and(is_amid) {
             // Calls pass again in the middle of a window: it is none.
             self.windows.drop_clock(now);

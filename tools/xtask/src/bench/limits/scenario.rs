@@ -368,7 +368,8 @@ pub(crate) fn random(seed: u64) -> Scenario {
 /// A limit that lets `over` times `per_min` calls of the mean size through.
 fn draw_limit(rng: &mut Rng, per_min: f64, reply_s: f64, over: f64) -> (String, Limit) {
     let per_min = per_min * over;
-    let unit = [Unit::Requests, Unit::Requests, Unit::Admitted, Unit::Used][rng.usize(0..4)];
+    let unit = [Unit::Requests, Unit::Requests, Unit::Requests, Unit::Admitted, Unit::Admitted, Unit::Used]
+        [rng.usize(0..6)];
     let (text, size) = match unit {
         Unit::Requests => ("requests", 1.0),
         Unit::Admitted => ("admitted tokens", ADMITTED),
