@@ -68,8 +68,10 @@ const SILENCE_S: f64 = 1.5;
 const SILENCE_CALLS: f64 = 6.0;
 const SILENCE_LONG_S: f64 = 10.0;
 
-/// Share of the first burst's speed that is guessed where nothing else is known.
-const GUESS_SHARE: f64 = 0.25;
+/// A canary that passed after a longer gap, in seconds, says little about the rate, and
+/// a share of the speed so far is guessed.
+const GUESS_GAP_S: f64 = 1.0;
+const GUESS_SHARE: f64 = 0.5;
 
 /// How exactly a trusted hint tells an edge, in seconds: they are whole seconds.
 const HINT_EXACT_S: f64 = 1.2;
@@ -642,7 +644,8 @@ impl Learner {
         } else {
             self.confirm_rise(&anchor);
             let from = self.rate.newest().map(|anchor| anchor.at);
-            self.rate.anchor(anchor, &self.mean, self.rules.dimension);
+            let is_guess = self.pace.guessing;
+            self.rate.anchor(anchor, &self.mean, self.rules.dimension, is_guess);
             self.at_least(from, run.last_sent, &anchor);
         }
         if self.rate.dimension != dimension {
@@ -720,7 +723,7 @@ impl Learner {
             self.pace.guessing = false;
         }
         self.rate.forget_anchors();
-        self.rate.anchor(*anchor, &self.mean, false);
+        self.rate.anchor(*anchor, &self.mean, false, false);
     }
 
     /// The first guess of a rate: from how long one call took to fit again.
@@ -734,9 +737,11 @@ impl Learner {
         let gap = (ticket.at - run.last_sent).max(0.05);
         let unit = self.mean[self.rate.dimension];
         let mut rate = unit / gap;
-        if let (true, Some((at, count)), Some((from, _))) = (run.hinted, self.first_burst, self.cycle) {
-            // The hint decided the gap, not the limit: a part of the first burst's speed.
-            rate = rate.max(GUESS_SHARE * count / (at - from).max(1.0));
+        if let Some((from, counters)) = self.cycle.filter(|_| gap > GUESS_GAP_S) {
+            // Such a gap says little: a part of the speed so far, silence included.
+            let dimension = self.rate.dimension;
+            let count = run.counters[dimension] - counters[dimension];
+            rate = rate.max(GUESS_SHARE * count / (ticket.at - from).max(1.0));
         }
         self.rate.set(rate);
         self.pace.guessing = true;

@@ -84,7 +84,7 @@ impl Rate {
     }
 
     /// Takes a new anchor; `mean` is the size of the mean call.
-    pub(super) fn anchor(&mut self, anchor: Anchor, mean: &Amounts, choose: bool) {
+    pub(super) fn anchor(&mut self, anchor: Anchor, mean: &Amounts, choose: bool, is_guess: bool) {
         if self.anchors.len() == ANCHORS_MAX {
             self.anchors.pop_front();
         }
@@ -97,6 +97,7 @@ impl Rate {
         self.base_calls = amount / unit;
         let weight = self.base_calls / (self.base_calls + HALF_WEIGHT_CALLS);
         let new = match self.per_s {
+            Some(_) if is_guess => estimate,
             Some(old) => {
                 (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1)
             }
