@@ -401,6 +401,7 @@ impl Learner {
         let hint = refusal.retry_after.filter(|_| self.rules.hints).map(|hint| hint.as_secs_f64());
         if let Some(run) = &mut self.run {
             run.last_sent = run.last_sent.max(ticket.at);
+            run.level_min = run.level_min.min(level);
             if run.canary == Some(ticket.number) {
                 run.failed(now, &mut self.trust);
                 if let Some(hint) = hint {
@@ -428,6 +429,7 @@ impl Learner {
         let is_early = is_capped || (phase < EARLY_PHASE && self.windows.clock().is_none());
         let mut run = Run::open(now, ticket.at, is_early, calls_s);
         run.level = level;
+        run.level_min = level;
         if let Some(hint) = hint {
             run.hint(now, hint, self.trust);
         }
@@ -603,7 +605,7 @@ impl Learner {
             }
             let sign = match (run.departed_before_canary, run.needed_departure) {
                 (0, _) => Sign::Rate,
-                (_, true) if self.cap.is_top(run.level) => Sign::Cap,
+                (_, true) if self.cap.is_top(run.level_min + 1) => Sign::Cap,
                 _ => Sign::None,
             };
             self.cap.run_ended(now, sign, run.level, passed, calls_s);

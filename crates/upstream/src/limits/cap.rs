@@ -208,7 +208,8 @@ impl Cap {
     /// Whether a run that ended at `passed` shows that a believed cap has moved down: one
     /// canary after the other was refused while calls left.
     pub(super) fn has_moved(&self, level: u32, passed: u32, departed: u32) -> bool {
-        self.most.is_some_and(|most| level < most + 2 && passed + 2 < most && departed >= 2)
+        let most = self.most.filter(|_| self.is_confirmed);
+        most.is_some_and(|most| level < most + 2 && passed + 2 < most && departed >= 2)
     }
 
     /// Follows such a move.

@@ -44,6 +44,8 @@ pub(super) struct Run {
     pub(super) is_early: bool,
     /// Calls in flight at the first refusal.
     pub(super) level: u32,
+    /// The fewest in flight at any refusal of the run.
+    pub(super) level_min: u32,
     /// Calls that have left since.
     pub(super) departed: u32,
     /// The same when the present canary went.
@@ -99,6 +101,7 @@ impl Run {
             canaries_refused: 0,
             is_early,
             level: 0,
+            level_min: 0,
             departed: 0,
             departed_before_canary: 0,
             needed_departure: false,
