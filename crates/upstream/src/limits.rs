@@ -96,6 +96,13 @@ const EDGE_CALM_S: f64 = 0.5;
 /// Refusals so long after an edge show that it is none, in seconds.
 const LATE_S: f64 = 3.0;
 
+/// While the pace grows, a wait is computed anew after so many seconds.
+const GROWTH_S: f64 = 0.5;
+
+/// Weight of one gap in the mean gap between sends, and the longest that counts, in seconds.
+const GAP_WEIGHT: f64 = 0.05;
+const GAP_MAX_S: f64 = 30.0;
+
 /// What remains of the depth of bursts after an early refusal.
 const DEPTH_SHRINK: f64 = 0.7;
 
@@ -213,6 +220,8 @@ pub struct Learner {
     burst: Option<(f64, f64)>,
     /// Size of the call that asked last.
     asked: Amounts,
+    /// Mean time between sends, in seconds.
+    gap_s: f64,
     /// A call was told to wait since the last send.
     has_waited: bool,
     last_sent_at: f64,
@@ -256,6 +265,7 @@ impl Learner {
             rose_from: None,
             burst: None,
             asked: Amounts::default(),
+            gap_s: 1.0,
             has_waited: false,
             last_sent_at: f64::NEG_INFINITY,
             refusals: beliefs::Refusals::default(),
@@ -308,7 +318,9 @@ impl Learner {
         let ready = self.pace.ready_at(need, rate, calls_s, steady);
         if ready > now + 1e-9 {
             self.pace.set_blocking(true);
-            return wait(Some(ready), Why::Pace);
+            let is_growing = !steady && self.pace.is_growing(calls_s);
+            let until = if is_growing { ready.min(now + GROWTH_S) } else { ready };
+            return wait(Some(until), Why::Pace);
         }
         Decision::Send
     }
@@ -317,6 +329,8 @@ impl Learner {
     pub fn sent(&mut self, now: Instant, cost: Cost) -> Ticket {
         let now = now.as_secs_f64();
         self.advance(now);
+        let gap = (now - self.last_sent_at).clamp(0.0, GAP_MAX_S);
+        self.gap_s += GAP_WEIGHT * (gap - self.gap_s);
         let has_waited = std::mem::take(&mut self.has_waited);
         if now - self.last_sent_at > IDLE_S && self.run.is_none() && !has_waited {
             self.rate.forget_anchors();
@@ -361,7 +375,7 @@ impl Learner {
         if f64::from(self.unknown + 1) >= self.unknown_max / 2.0 {
             self.unknown_max += 1.0;
         }
-        let calls_s = self.calls_s().unwrap_or(1.0);
+        let calls_s = self.speed_s();
         let level = self.cap.level(ticket.at, ticket.before);
         self.cap.accepted(now, level, calls_s);
         if self.run.is_some_and(|run| run.canary == Some(ticket.number)) {
@@ -413,7 +427,7 @@ impl Learner {
         }
         let calls_s = self.calls_s();
         let was_confirmed = self.cap.is_confirmed;
-        if self.rules.cap && self.cap.explains(now, level, calls_s.unwrap_or(1.0)) {
+        if self.rules.cap && self.cap.explains(now, level, self.speed_s()) {
             if self.cap.is_confirmed && !was_confirmed {
                 self.rate.per_s = None;
                 self.rate.forget_anchors();
@@ -507,11 +521,21 @@ impl Learner {
         amounts[Dimension::TokensUsed] = 0.0;
         self.rate.take_back(ticket.at, &amounts);
         self.history.take_back(ticket.at, &amounts);
+        for dimension in Dimension::ALL {
+            if let Some(budget) = &mut self.budgets[dimension as usize] {
+                budget.take_back(ticket.at, amounts[dimension]);
+            }
+        }
         if let Some(run) = self.run.as_mut().filter(|run| run.canary.is_some()) {
             if run.canary != Some(ticket.number) {
                 run.counters.subtract(&amounts);
             }
         }
+    }
+
+    /// The rate, or without one the speed, in calls a second.
+    fn speed_s(&self) -> f64 {
+        self.calls_s().unwrap_or(1.0 / self.gap_s.max(1e-3))
     }
 
     /// The rate in calls a second.
@@ -572,8 +596,9 @@ impl Learner {
         for dimension in Dimension::ALL {
             let Some(budget) = &self.budgets[dimension as usize] else { continue };
             let need = amounts[dimension].min(budget.limit);
-            if budget.is_fresh(now) && budget.left(now, self.counters[dimension]) < need {
-                return Some(budget.next_at(now));
+            let missing = need - budget.left(now, self.counters[dimension]);
+            if missing > 0.0 && budget.is_fresh(now) {
+                return Some(budget.next_at(now, missing));
             }
         }
         None
@@ -595,7 +620,7 @@ impl Learner {
         if self.rules.noise && is_known && run.is_early && is_first && refused < NOISE_MAX {
             return;
         }
-        let calls_s = self.calls_s().unwrap_or(1.0);
+        let calls_s = self.speed_s();
         if self.rules.cap {
             let passed = self.cap.level(ticket.at, ticket.before);
             let was_slow = run.needed_departure || run.canaries_refused >= 2;
@@ -647,8 +672,10 @@ impl Learner {
             self.confirm_rise(&anchor);
             let from = self.rate.newest().map(|anchor| anchor.at);
             let is_guess = self.pace.guessing;
+            let depth = self.burst.map_or(f64::INFINITY, |(calls, _)| calls.max(1.0));
+            self.rate.depth_calls = depth;
             self.rate.anchor(anchor, &self.mean, self.rules.dimension, is_guess);
-            self.at_least(from, run.last_sent, &anchor);
+            self.at_least(from, run.first_sent, &anchor);
         }
         if self.rate.dimension != dimension {
             let (rate, count) = (self.rate.per_s, anchor.counters[self.rate.dimension]);
@@ -699,7 +726,7 @@ impl Learner {
         let dimension = self.rate.dimension;
         let unit = self.mean[dimension];
         let depth = depth * unit;
-        let at = (until, anchor.counters[dimension]);
+        let at = (self.history.last_before(until), anchor.counters[dimension]);
         let least = self.history.rate_min(from, at, depth, unit, dimension);
         if least > rate {
             self.rate.set(least);

@@ -24,7 +24,7 @@ const BLUR_S: f64 = 0.1;
 /// many calls, within these bounds in seconds (limit-learning.md).
 const TRY_FIRST_S: f64 = 3.0;
 const TRY_CALLS: f64 = 100.0;
-const TRY_S: (f64, f64) = (15.0, 240.0);
+const TRY_S: (f64, f64) = (15.0, 100.0);
 
 /// A cap that has grown so many times was none (limit-learning.md).
 const GROWN: u32 = 3;

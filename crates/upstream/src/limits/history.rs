@@ -50,6 +50,12 @@ impl History {
         }
     }
 
+    /// When the last call before `at` was sent.
+    pub(super) fn last_before(&self, at: f64) -> f64 {
+        let before = self.sends.iter().map(|(sent, _)| *sent).filter(|sent| *sent < at);
+        before.fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// The counter at `at`, or the first one known after it.
     pub(super) fn counter_at(&self, at: f64, dimension: Dimension) -> Option<f64> {
         let second = at.floor() as i64;
@@ -58,7 +64,8 @@ impl History {
     }
 
     /// The least rate that a bucket of this depth must have had to let through what it
-    /// did in any stretch after `from` and until `at`: no more than depth + rate · time.
+    /// did in any stretch from one send after `from` to the last, at `at`: after the first
+    /// of them it held no more than depth - 1 calls.
     pub(super) fn rate_min(
         &self,
         from: f64,

@@ -98,6 +98,11 @@ impl Pace {
         1.0 + (WAVE.1 - 1.0) * ((self.blocked_s - wave) / doubling).min(DOUBLINGS_MAX).exp2()
     }
 
+    /// Whether the factor grows so fast that a wait computed with it is too long.
+    pub(super) fn is_growing(&self, calls_s: f64) -> bool {
+        self.guessing || (!self.is_gentle && self.blocked_s >= self.wave_s(calls_s))
+    }
+
     fn wave_s(&self, calls_s: f64) -> f64 {
         let wave = (WAVE_CALLS / calls_s).clamp(WAVE_S.0, WAVE_S.1);
         wave.max((WAVE_CALLS_MIN / calls_s).min(WAVE_LONG_S)) * self.scale

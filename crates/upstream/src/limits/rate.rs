@@ -50,6 +50,8 @@ pub(super) struct Rate {
     pub(super) dimension: Dimension,
     /// Units of `dimension` a second; `None` while nothing is known.
     pub(super) per_s: Option<f64>,
+    /// The most calls that a bucket may hold.
+    pub(super) depth_calls: f64,
     /// Calls between the anchors of the latest estimate.
     pub(super) base_calls: f64,
 }
@@ -60,6 +62,7 @@ impl Rate {
             anchors: VecDeque::with_capacity(ANCHORS_MAX),
             dimension: Dimension::Requests,
             per_s: None,
+            depth_calls: f64::INFINITY,
             base_calls: 0.0,
         }
     }
@@ -133,7 +136,10 @@ impl Rate {
             if low > high {
                 break;
             }
-            let time = time + (anchor.gap - newest.gap) / 2.0;
+            // What came in during a gap is no more than a bucket holds.
+            let full_s = self.depth_calls * unit * time / amount.max(unit);
+            let gap = |gap: f64| gap.min(full_s);
+            let time = time + (gap(anchor.gap) - gap(newest.gap)) / 2.0;
             if amount > 0.0 && time > 0.0 {
                 found = Some((amount / time, amount));
             }
