@@ -65,6 +65,7 @@ pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
     match endpoint {
         Endpoint::Chat => Some(&crate::Chat),
         Endpoint::Messages | Endpoint::CountTokens => Some(&crate::Anthropic),
+        Endpoint::Completions => Some(&crate::Completions),
         Endpoint::Responses => Some(&crate::Responses),
         _ => None,
     }

@@ -12,6 +12,7 @@
 pub mod anthropic;
 pub mod chat;
 pub mod codec;
+mod completions;
 mod members;
 pub mod neutral;
 pub mod responses;
@@ -26,4 +27,5 @@ pub mod wire;
 pub use anthropic::Anthropic;
 pub use chat::Chat;
 pub use codec::Codec;
+pub use completions::Completions;
 pub use responses::Responses;

@@ -160,6 +160,8 @@ pub static PROVIDERS: &[Provider] = &[
         quirks: Quirks { max_tokens_only: false, ..ENGINE.quirks },
         ..ENGINE
     },
+    // The engine of `paceline sim`, and the embedded one.
+    Provider { name: "paceline-sim", native: &[Endpoint::Chat], ..ENGINE },
     Provider { name: "sglang", ..ENGINE },
     Provider { name: "llama.cpp", ..ENGINE },
     Provider {
@@ -174,6 +176,11 @@ impl Provider {
     /// The provider of that name.
     pub fn find(name: &str) -> Option<&'static Self> {
         PROVIDERS.iter().find(|provider| provider.name == name)
+    }
+
+    /// The simulated engine.
+    pub fn simulated() -> &'static Self {
+        Self::find("paceline-sim").unwrap_or(Self::compatible())
     }
 
     /// The provider of a server that nothing is known of but that it copies OpenAI.
@@ -205,5 +212,6 @@ mod tests {
         }
         assert_eq!(Provider::find("nobody"), None);
         assert_eq!(Provider::compatible().name, "openai-compatible");
+        assert_eq!(Provider::simulated().name, "paceline-sim");
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn write(
         }
         let Some((_, first, rest)) = turns.last_mut() else { continue };
         for (place, part) in message.parts.iter().enumerate() {
-            let written = block(part, message.role, warnings)
-                .map_err(|why| Unsupported::part(at, place, why))?;
+            let written =
+                block(part, message.role).map_err(|why| Unsupported::part(at, place, why))?;
             let list =
                 if matches!(part, Part::ToolResult { .. }) { &mut *first } else { &mut *rest };
             list.extend(written);
@@ -67,7 +67,7 @@ fn warn(warnings: &mut Vec<String>, text: &str) {
 }
 
 /// The blocks of a part: mostly one.
-fn block(part: &Part, role: Role, warnings: &mut Vec<String>) -> Result<Vec<Value>, &'static str> {
+fn block(part: &Part, role: Role) -> Result<Vec<Value>, &'static str> {
     let written = match part {
         // Blank texts are refused, and say nothing.
         Part::Text { text, .. } | Part::Refusal { text } if text.trim().is_empty() => {
@@ -105,7 +105,7 @@ fn block(part: &Part, role: Role, warnings: &mut Vec<String>) -> Result<Vec<Valu
             for part in content {
                 match part {
                     Part::Text { .. } | Part::Image { .. } | Part::File { .. } => {
-                        blocks.extend(block(part, role, warnings)?);
+                        blocks.extend(block(part, role)?);
                     }
                     _ => return Err("a result holds text, images and documents only"),
                 }

@@ -16,6 +16,8 @@ use crate::codec::{Codec, EventReader, EventWriter, PathFacts, Target};
 use crate::neutral::{Failure, Fault, Field, Request, Response, Unsupported, Written};
 use crate::responses::failure;
 
+pub(crate) use self::response::{reason, tokens};
+
 /// The dialect of OpenAI's chat completions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chat;

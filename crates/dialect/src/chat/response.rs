@@ -112,7 +112,7 @@ pub(super) fn write(response: &Response) -> Value {
 }
 
 /// The word for why an answer ended.
-pub(super) const fn reason(stop: Stop) -> &'static str {
+pub(crate) const fn reason(stop: Stop) -> &'static str {
     match stop {
         Stop::Tool => "tool_calls",
         Stop::Length => "length",
@@ -122,7 +122,7 @@ pub(super) const fn reason(stop: Stop) -> &'static str {
 }
 
 /// The usage as this dialect adds it up.
-pub(super) fn tokens(usage: &Usage) -> Value {
+pub(crate) fn tokens(usage: &Usage) -> Value {
     json!({
         "prompt_tokens": usage.input(), "completion_tokens": usage.output,
         "total_tokens": usage.input() + usage.output,

@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::Shared;
 use crate::stages::line::{Line, LineConfig, Pass, Turn};
 use crate::stages::prepare::prepare;
+use crate::stages::translate;
 use crate::stages::verdict::{Again, Fallback, Verdict, class_of_status};
 
 /// When and how often a call is sent again.
@@ -389,6 +390,10 @@ impl Send {
     /// One attempt at a deployment. A stream has begun to answer when this returns.
     async fn once(&self, call: &Call, model: &Bytes, at: usize) -> Result<Reply, Failed> {
         let deployment = &self.shared.routes.deployments[at];
+        let raw = &call.request;
+        if raw.endpoint == Endpoint::CountTokens && !deployment.provider.speaks(raw.endpoint) {
+            return translate::count_tokens(raw).map_err(Failed::of);
+        }
         let prepared = prepare(call, model, deployment).await.map_err(Failed::of)?;
         let sent = self.upstreams[at].send(&prepared.request, call.deadline).await;
         let mut reply = sent.map_err(Failed::of)?;

@@ -8,10 +8,11 @@ use ::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures_core::Stream;
 use paceline_core::{
-    Body, Chunks, Endpoint, Error, ErrorKind, Origin, RawRequest, Reply, Result, Retry,
+    Body, CacheStatus, Chunks, Endpoint, Error, ErrorKind, Origin, RawRequest, Reply, Result, Retry,
 };
+use paceline_dialect::Anthropic;
 use paceline_dialect::codec::{self, Codec, EventReader, EventWriter, PathFacts, Target};
-use paceline_dialect::neutral::{Event, Request, Unsupported, What};
+use paceline_dialect::neutral::{Event, Fault, Request, Unsupported, What};
 use paceline_telemetry::task;
 use paceline_upstream::Provider;
 use serde_json::Value;
@@ -62,6 +63,36 @@ pub(crate) async fn request(
     })
 }
 
+/// Answers `count_tokens` where the upstream has no such operation: an estimate.
+///
+/// # Errors
+/// `InvalidRequest` with the field that is at fault.
+pub(crate) fn count_tokens(raw: &RawRequest) -> Result<Reply> {
+    let body = parse(&raw.body)?;
+    let request = Anthropic.read_request(body, &PathFacts::default()).map_err(fault)?;
+    let tokens = paceline_dialect::anthropic::estimated_tokens(&request);
+    let mut headers = HeaderMap::new();
+    set_kind(&mut headers, "application/json");
+    let warning = "the count is an estimate: the upstream has no operation for it";
+    headers.insert(WARNING, HeaderValue::from_static(warning));
+    Ok(Reply {
+        status: StatusCode::OK,
+        headers,
+        body: Body::Whole(Bytes::from(format!("{{\"input_tokens\":{tokens}}}"))),
+        cache: CacheStatus::default(),
+        deployment: None,
+    })
+}
+
+fn parse(body: &Bytes) -> Result<Value> {
+    serde_json::from_slice(body)
+        .map_err(|error| Error::invalid(format!("the body is not valid JSON: {error}")))
+}
+
+fn fault(fault: Fault) -> Error {
+    Error::invalid(fault.to_string()).with_param(fault.field)
+}
+
 fn tell(
     endpoint: Endpoint,
     body: &Bytes,
@@ -73,12 +104,7 @@ fn tell(
     else {
         return Err(Error::invalid("this operation cannot be told in another dialect"));
     };
-    let body: Value = serde_json::from_slice(body)
-        .map_err(|error| Error::invalid(format!("the body is not valid JSON: {error}")))?;
-    let request = caller.read_request(body, facts).map_err(|fault| {
-        let field = fault.field.clone();
-        Error::invalid(fault.to_string()).with_param(field)
-    })?;
+    let request = caller.read_request(parse(body)?, facts).map_err(fault)?;
     let written = upstream
         .write_request(&request, &target)
         .map_err(|unsupported| refuse(caller, &unsupported, provider))?;

@@ -104,7 +104,7 @@ pub(crate) struct Deployment {
     pub(crate) name: Spanned<String>,
     /// What it speaks: `openai-compatible`, `openai`, `azure`, `anthropic`, `gemini`,
     /// `bedrock`, `mistral`, `groq`, `deepseek`, `together`, `fireworks`, `openrouter`, `vllm`,
-    /// `sglang`, `llama.cpp` or `ollama`. Default: `openai-compatible`.
+    /// `sglang`, `llama.cpp`, `ollama` or `paceline-sim`. Default: `openai-compatible`.
     #[schemars(with = "String")]
     #[serde(default = "provider")]
     pub(crate) provider: Spanned<String>,

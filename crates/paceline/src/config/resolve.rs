@@ -60,7 +60,10 @@ impl ResolvedDeployment {
         Self {
             name,
             kind: Kind::Engine,
-            provider: Provider::compatible(),
+            provider: match &source {
+                Source::Embedded => Provider::simulated(),
+                Source::Http(config, _) => config.provider,
+            },
             models: None,
             rename: HashMap::new(),
             source,

@@ -1,4 +1,4 @@
-//! The OpenAI SDKs, unchanged, against a whole gateway.
+//! The SDKs of OpenAI, Anthropic and Vercel, unchanged, against a whole gateway.
 
 use testkit::{Paceline, Reply, Script, Sim, clients};
 
@@ -43,6 +43,24 @@ fn before_an_engine_that_speaks_http2() {
     let sim = Sim::new().arg("--speed").arg("50").start();
     let gateway = Gateway::configured(sim.url(), "http2 = \"always\"");
     both(&gateway, &[]);
+}
+
+/// Anthropic's SDKs, OpenAI's other endpoints and Vercel's AI SDK, before an engine that speaks
+/// chat alone.
+#[test]
+fn in_dialects_that_the_engine_does_not_speak() {
+    let sim = Sim::new().arg("--speed").arg("50").start();
+    let gateway = Gateway::configured(sim.url(), "provider = \"paceline-sim\"");
+    let environment = [("BASE_URL", gateway.url())];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let output = clients::python("dialects.py", &environment);
+            assert_eq!(output.matches("ok ").count(), 12, "{output}");
+        });
+        let output = clients::node("dialects.mjs", &environment);
+        assert_eq!(output.matches("ok ").count(), 11, "{output}");
+    });
+    gateway.wait_until_idle();
 }
 
 #[test]

@@ -66,6 +66,10 @@ pub struct Beliefs {
     pub refused_share: f64,
     /// How much longer nothing is sent, in seconds.
     pub hold_s: Option<f64>,
+    /// The factor on the rate at present: the wave that tests it.
+    pub gain: f64,
+    /// Whether a long silence made it careful.
+    pub gentle: bool,
     /// Why the next call would wait.
     pub waits_for: Option<Why>,
     /// The same in words.
@@ -97,8 +101,7 @@ impl Learner {
         refusals.sort_by(|a, b| a.ago_s.total_cmp(&b.ago_s));
         let stated: Vec<Speed> = (Dimension::ALL.into_iter())
             .filter_map(|dimension| {
-                let budget =
-                    self.budgets[dimension as usize].filter(|budget| budget.is_fresh(now))?;
+                let budget = self.budgets[dimension as usize].filter(|budget| budget.is_fresh(now))?;
                 Some(Speed { dimension, per_min: budget.limit * 60.0 / budget.period_s })
             })
             .collect();
@@ -131,8 +134,7 @@ impl Learner {
         };
         let reason = reason(kind, rate, cap, window_s, refusals.first());
         let refused_share = f64::from((self.outcomes & super::NOISE_MASK).count_ones()) / 20.0;
-        let waits_for =
-            self.run.map(|run| if run.canary.is_some() { Why::Canary } else { Why::Refused });
+        let waits_for = self.run.map(|run| if run.canary.is_some() { Why::Canary } else { Why::Refused });
         Beliefs {
             kind,
             rate,
@@ -144,6 +146,8 @@ impl Learner {
             refusals,
             refused_share,
             hold_s,
+            gain: self.calls_s().map_or(1.0, |calls_s| self.pace.gain(calls_s)),
+            gentle: self.is_gentle,
             waits_for,
             reason,
         }

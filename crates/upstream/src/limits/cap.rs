@@ -24,13 +24,24 @@ const BLUR_S: f64 = 0.1;
 /// many calls, within these bounds in seconds (limit-learning.md).
 const TRY_FIRST_S: f64 = 3.0;
 const TRY_CALLS: f64 = 100.0;
-const TRY_S: (f64, f64) = (15.0, 240.0);
+const TRY_S: (f64, f64) = (15.0, 100.0);
 
 /// A cap that has grown so many times was none (limit-learning.md).
 const GROWN: u32 = 3;
 
 /// Refusals below the cap, without a sign of one, after which it is given up.
 const CONTRADICTIONS_MAX: u32 = 3;
+
+/// What a run of refusals says about the kind of limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// A canary was refused until a call had ended, at a level that no call had passed.
+    Cap,
+    /// A canary passed though no call had ended.
+    Rate,
+    /// Neither.
+    None,
+}
 
 /// The cap and its evidence.
 #[derive(Debug)]
@@ -121,9 +132,16 @@ impl Cap {
 
     /// A refusal at this level. Whether the cap explains it, so that nothing is to be held.
     pub(super) fn explains(&mut self, now: f64, level: u32, calls_s: f64) -> bool {
-        let Some(most) = self.most.filter(|_| self.is_confirmed) else { return false };
+        let Some(most) = self.most else { return false };
         if level < most {
             return false;
+        }
+        if self.is_top(level) {
+            self.contradictions = 0;
+            if !self.is_confirmed {
+                self.push_run(Some(level));
+                self.is_confirmed = self.agrees(level);
+            }
         }
         self.failed(now, calls_s);
         true
@@ -141,36 +159,81 @@ impl Cap {
         self.accepted.iter().all(|accepted| *accepted < level)
     }
 
-    /// A run of refusals has ended. `top` is its level where it looked like a cap;
-    /// `passed` the level at which a call passed in the end.
-    pub(super) fn run_ended(&mut self, now: f64, top: Option<u32>, passed: u32, calls_s: f64) {
-        if self.runs.len() == RUNS_MAX {
-            self.runs.pop_front();
-        }
-        self.runs.push_back(top);
-        let Some(level) = top else {
-            self.contradictions += 1;
-            if self.most.is_some()
-                && (!self.is_confirmed || self.contradictions >= CONTRADICTIONS_MAX)
-            {
+    /// A run of refusals has ended at this level, with a call that passed at `passed`.
+    pub(super) fn run_ended(
+        &mut self,
+        now: f64,
+        sign: Sign,
+        level: u32,
+        passed: u32,
+        calls_s: f64,
+    ) {
+        if sign != Sign::Cap {
+            self.push_run(None);
+            if sign == Sign::Rate {
+                self.contradictions += 1;
+            }
+            let enough = if self.is_confirmed { CONTRADICTIONS_MAX } else { 2 };
+            let Some(most) = self.most else { return };
+            if self.contradictions >= enough {
                 self.clear();
+            } else if sign == Sign::None {
+                // It may have moved: follow, and try from there.
+                self.lower(now, (passed + 1).max(level).min(most));
             }
             return;
-        };
+        }
         self.contradictions = 0;
-        let alike = |by: u32| {
-            self.runs.iter().flatten().filter(|other| other.abs_diff(level) <= by).count()
-        };
-        let confirmed =
-            if level < SMALL { alike(0) >= RUNS_ALIKE_SMALL } else { alike(1) >= RUNS_ALIKE };
-        self.is_confirmed |= confirmed;
-        let most = if confirmed { level } else { passed + 1 }.max(1);
+        self.push_run(Some(level));
+        self.is_confirmed |= self.agrees(level);
+        let most = if self.agrees(level) { level } else { passed + 1 }.max(1);
         self.most = Some(most);
         self.set_at = most;
         self.failed(now, calls_s);
-        if !confirmed {
+        if !self.is_confirmed {
             self.try_at = now + TRY_FIRST_S;
         }
+    }
+
+    /// The cap has moved to about `most`.
+    fn lower(&mut self, now: f64, most: u32) {
+        self.most = Some(most.max(1));
+        self.set_at = most.max(1);
+        self.trying = false;
+        self.step = 1;
+        self.try_at = now + TRY_FIRST_S;
+        self.accepted.clear();
+    }
+
+    /// Whether a run that ended at `passed` shows that a believed cap has moved down: one
+    /// canary after the other was refused while calls left.
+    pub(super) fn has_moved(&self, level: u32, passed: u32, departed: u32) -> bool {
+        let most = self.most.filter(|_| self.is_confirmed);
+        most.is_some_and(|most| level < most + 2 && passed + 2 < most && departed >= 2)
+    }
+
+    /// Follows such a move.
+    pub(super) fn moved(&mut self, now: f64, passed: u32) {
+        self.lower(now, passed + 1);
+        self.is_confirmed = false;
+        self.runs.clear();
+        self.push_run(Some(passed + 1));
+        self.contradictions = 0;
+    }
+
+    fn push_run(&mut self, level: Option<u32>) {
+        if self.runs.len() == RUNS_MAX {
+            self.runs.pop_front();
+        }
+        self.runs.push_back(level);
+    }
+
+    /// Whether enough runs agree on this level.
+    fn agrees(&self, level: u32) -> bool {
+        let alike = |by: u32| {
+            self.runs.iter().flatten().filter(|other| other.abs_diff(level) <= by).count()
+        };
+        if level < SMALL { alike(0) >= RUNS_ALIKE_SMALL } else { alike(1) >= RUNS_ALIKE }
     }
 
     /// Gives the cap up.
@@ -182,5 +245,6 @@ impl Cap {
         self.step = 1;
         self.contradictions = 0;
         self.runs.clear();
+        self.accepted.clear();
     }
 }

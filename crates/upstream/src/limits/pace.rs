@@ -9,7 +9,12 @@ const WAVE: (f64, f64) = (0.98, 1.02);
 
 /// Length of the wave in calls, and its bounds in seconds (limit-learning.md).
 const WAVE_CALLS: f64 = 100.0;
-const WAVE_S: (f64, f64) = (20.0, 120.0);
+const WAVE_S: (f64, f64) = (20.0, 45.0);
+
+/// No wave is shorter than so many calls, unless they take longer than so many seconds:
+/// each wave costs a refusal.
+const WAVE_CALLS_MIN: f64 = 60.0;
+const WAVE_LONG_S: f64 = 120.0;
 
 /// The wave is a quarter as long after the rate has moved by more than this, and then
 /// doubles (limit-learning.md: T / 4 after 8 %).
@@ -17,7 +22,10 @@ const MOVED: f64 = 0.08;
 const SHORT: f64 = 0.25;
 
 /// Doubling time of the excess after the wave: so many seconds, or calls if that is longer.
-const DOUBLING: (f64, f64) = (1.0, 3.0);
+const DOUBLING: (f64, f64) = (1.0, 2.0);
+
+/// Longest doubling time while the rate is guessed, in seconds.
+const GUESS_DOUBLING_S: f64 = 3.0;
 
 /// Doublings of the excess after which it no longer grows: 1 + 0.02 · 2^9 is 11 times.
 const DOUBLINGS_MAX: f64 = 9.0;
@@ -35,6 +43,8 @@ pub(super) struct Pace {
     scale: f64,
     /// Explores without the wave: the rate is only a first guess.
     pub(super) guessing: bool,
+    /// The wave ends at its top: running into a refusal would cost a long silence.
+    pub(super) is_gentle: bool,
 }
 
 impl Pace {
@@ -46,6 +56,7 @@ impl Pace {
             is_blocking: false,
             scale: SHORT,
             guessing: false,
+            is_gentle: false,
         }
     }
 
@@ -75,17 +86,26 @@ impl Pace {
     pub(super) fn gain(&self, calls_s: f64) -> f64 {
         let doubling = DOUBLING.0.max(DOUBLING.1 / calls_s);
         if self.guessing {
-            return (self.blocked_s / doubling).min(DOUBLINGS_MAX).exp2();
+            return (self.blocked_s / doubling.min(GUESS_DOUBLING_S)).min(DOUBLINGS_MAX).exp2();
         }
         let wave = self.wave_s(calls_s);
         if self.blocked_s < wave {
             return WAVE.0 + (WAVE.1 - WAVE.0) * self.blocked_s / wave;
         }
+        if self.is_gentle {
+            return WAVE.1;
+        }
         1.0 + (WAVE.1 - 1.0) * ((self.blocked_s - wave) / doubling).min(DOUBLINGS_MAX).exp2()
     }
 
+    /// Whether the factor grows so fast that a wait computed with it is too long.
+    pub(super) fn is_growing(&self, calls_s: f64) -> bool {
+        self.guessing || (!self.is_gentle && self.blocked_s >= self.wave_s(calls_s))
+    }
+
     fn wave_s(&self, calls_s: f64) -> f64 {
-        (WAVE_CALLS / calls_s).clamp(WAVE_S.0, WAVE_S.1) * self.scale
+        let wave = (WAVE_CALLS / calls_s).clamp(WAVE_S.0, WAVE_S.1);
+        wave.max((WAVE_CALLS_MIN / calls_s).min(WAVE_LONG_S)) * self.scale
     }
 
     /// How far the wave has come, 1 at its end.

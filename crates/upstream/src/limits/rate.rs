@@ -21,11 +21,15 @@ const STEP: (f64, f64) = (0.3, 4.0);
 /// Anchors whose steadiness chooses the dimension (limit-learning.md: 8).
 const CHOICE_ANCHORS: usize = 8;
 
-/// Fewest spans between anchors for a choice.
+/// Fewest calls in a span between anchors that says something.
+const CHOICE_CALLS_MIN: f64 = 6.0;
+
+/// Fewest pairs of spans for a choice.
 const CHOICE_SPANS_MIN: usize = 3;
 
-/// How much steadier another dimension must be than the present one (limit-learning.md).
-const INCUMBENT: f64 = 0.7;
+/// How much steadier another dimension must be than requests, and than tokens: pacing by
+/// tokens makes their rate steady by itself (limit-learning.md: 0.7 for all).
+const INCUMBENT: (f64, f64) = (0.6, 0.85);
 
 /// A moment at which the limit had just let a call through again.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,8 @@ pub(super) struct Rate {
     pub(super) dimension: Dimension,
     /// Units of `dimension` a second; `None` while nothing is known.
     pub(super) per_s: Option<f64>,
+    /// The most calls that a bucket may hold.
+    pub(super) depth_calls: f64,
     /// Calls between the anchors of the latest estimate.
     pub(super) base_calls: f64,
 }
@@ -56,6 +62,7 @@ impl Rate {
             anchors: VecDeque::with_capacity(ANCHORS_MAX),
             dimension: Dimension::Requests,
             per_s: None,
+            depth_calls: f64::INFINITY,
             base_calls: 0.0,
         }
     }
@@ -80,7 +87,7 @@ impl Rate {
     }
 
     /// Takes a new anchor; `mean` is the size of the mean call.
-    pub(super) fn anchor(&mut self, anchor: Anchor, mean: &Amounts, choose: bool) {
+    pub(super) fn anchor(&mut self, anchor: Anchor, mean: &Amounts, choose: bool, is_guess: bool) {
         if self.anchors.len() == ANCHORS_MAX {
             self.anchors.pop_front();
         }
@@ -93,7 +100,10 @@ impl Rate {
         self.base_calls = amount / unit;
         let weight = self.base_calls / (self.base_calls + HALF_WEIGHT_CALLS);
         let new = match self.per_s {
-            Some(old) => (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1),
+            Some(_) if is_guess => estimate,
+            Some(old) => {
+                (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1)
+            }
             None => estimate,
         };
         self.set(new);
@@ -126,7 +136,10 @@ impl Rate {
             if low > high {
                 break;
             }
-            let time = time + (anchor.gap - newest.gap) / 2.0;
+            // What came in during a gap is no more than a bucket holds.
+            let full_s = self.depth_calls * unit * time / amount.max(unit);
+            let gap = |gap: f64| gap.min(full_s);
+            let time = time + (gap(anchor.gap) - gap(newest.gap)) / 2.0;
             if amount > 0.0 && time > 0.0 {
                 found = Some((amount / time, amount));
             }
@@ -136,14 +149,13 @@ impl Rate {
 
     /// Chooses the dimension whose rate varied least between the last anchors.
     fn choose(&mut self, mean: &Amounts) {
-        let mut best = (f64::INFINITY, self.dimension);
+        let Some(own) = self.variation(self.dimension) else { return };
+        let incumbent = if self.dimension == Dimension::Requests { INCUMBENT.0 } else { INCUMBENT.1 };
+        let mut best = (own * incumbent, self.dimension);
         for dimension in Dimension::ALL {
-            let Some(mut variation) = self.variation(dimension) else { return };
-            if dimension == self.dimension {
-                variation *= INCUMBENT;
-            }
-            if variation < best.0 {
-                best = (variation, dimension);
+            match self.variation(dimension) {
+                Some(variation) if variation < best.0 => best = (variation, dimension),
+                _ => {}
             }
         }
         if best.1 != self.dimension {
@@ -156,30 +168,39 @@ impl Rate {
         }
     }
 
-    /// Variation of the rate between the last anchors: standard deviation by mean, each
-    /// span weighted by its length.
+    /// How much the rate varied from one span between anchors to the next: the median of
+    /// the logarithms of their ratios, so that one change of the limit does not count.
     fn variation(&self, dimension: Dimension) -> Option<f64> {
         let from = self.anchors.len().saturating_sub(CHOICE_ANCHORS + 1);
-        let (mut weight, mut sum, mut squares, mut spans) = (0.0, 0.0, 0.0, 0);
+        let mut ratios = [0.0_f64; CHOICE_ANCHORS];
+        let (mut found, mut last) = (0, None::<f64>);
         let mut before: Option<&Anchor> = None;
         for anchor in self.anchors.range(from..) {
             if let Some(before) = before {
                 let time = anchor.at - before.at + (before.gap - anchor.gap) / 2.0;
-                if time > 0.0 {
-                    let rate = (anchor.counters[dimension] - before.counters[dimension]) / time;
-                    weight += time;
-                    sum += time * rate;
-                    squares += time * rate * rate;
-                    spans += 1;
+                let calls =
+                    anchor.counters[Dimension::Requests] - before.counters[Dimension::Requests];
+                let amount = anchor.counters[dimension] - before.counters[dimension];
+                if calls < CHOICE_CALLS_MIN {
+                    continue;
+                }
+                if time > 0.0 && amount > 0.0 {
+                    let rate = amount / time;
+                    if let Some(last) = last {
+                        ratios[found] = (rate / last).ln().abs();
+                        found += 1;
+                    }
+                    last = Some(rate);
                 }
             }
             before = Some(anchor);
         }
-        if spans < CHOICE_SPANS_MIN || sum <= 0.0 {
+        let ratios = &mut ratios[..found];
+        if found < CHOICE_SPANS_MIN {
             return None;
         }
-        let mean = sum / weight;
-        Some((squares / weight - mean * mean).max(0.0).sqrt() / mean)
+        ratios.sort_unstable_by(f64::total_cmp);
+        Some(ratios[found / 2])
     }
 }
 

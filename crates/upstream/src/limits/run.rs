@@ -44,12 +44,16 @@ pub(super) struct Run {
     pub(super) is_early: bool,
     /// Calls in flight at the first refusal.
     pub(super) level: u32,
+    /// The fewest in flight at any refusal of the run.
+    pub(super) level_min: u32,
     /// Calls that have left since.
     pub(super) departed: u32,
+    /// The same when the present canary went.
+    pub(super) departed_before_canary: u32,
     /// A canary was refused before any call had left.
     pub(super) needed_departure: bool,
     /// A hint decided when the present canary went, and how much of it was waited.
-    hinted: bool,
+    pub(super) hinted: bool,
 }
 
 /// How far hints are trusted.
@@ -66,6 +70,11 @@ impl Trust {
     /// The share of a hint after which a canary goes (limit-learning.md: ρ / 4).
     fn share(self) -> f64 {
         self.0 / 4.0
+    }
+
+    /// Whether the whole hint is waited for, or nearly.
+    pub(super) fn is_full(self) -> bool {
+        self.0 >= 2.0
     }
 
     fn kept(&mut self) {
@@ -92,7 +101,9 @@ impl Run {
             canaries_refused: 0,
             is_early,
             level: 0,
+            level_min: 0,
             departed: 0,
+            departed_before_canary: 0,
             needed_departure: false,
             hinted: false,
         }

@@ -128,7 +128,8 @@ impl Windows {
                 low: other.low + periods * period_s,
                 high: other.high + periods * period_s,
             };
-            let overlap = Bracket { low: edge.low.max(moved.low), high: edge.high.min(moved.high) };
+            let overlap =
+                Bracket { low: edge.low.max(moved.low), high: edge.high.min(moved.high) };
             if overlap.low <= overlap.high + 0.05 && periods >= 1.0 {
                 edge = Bracket { low: overlap.low.min(overlap.high), high: overlap.high };
                 agree += 1;
@@ -215,6 +216,18 @@ impl Clock {
         let left = (self.most + self.extra - (count - self.from)).max(0.0);
         let time = (self.ends - 0.1 * self.period_s - now).max(1.0);
         (FILL * self.most / self.period_s).max(left / time)
+    }
+
+    /// Counts another dimension from now on.
+    pub(super) fn rebase(&mut self, most: f64, count: f64) {
+        self.most = most;
+        self.from = count;
+        self.extra = 0.0;
+    }
+
+    /// Whether as much has passed in this window as is known to fit.
+    pub(super) fn is_full(&self, count: f64, unit: f64) -> bool {
+        count - self.from > self.most - 0.5 * unit
     }
 
     /// A refusal that its canary confirmed: the window is full at this count.

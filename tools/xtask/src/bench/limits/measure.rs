@@ -74,7 +74,7 @@ fn count(times: &[f64], from: f64, to: f64) -> f64 {
     (below(to) - below(from)) as f64
 }
 
-fn p99(waits: &[f64]) -> f64 {
+pub(crate) fn p99(waits: &[f64]) -> f64 {
     let mut sorted = waits.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = (sorted.len() as f64 * 0.99) as usize;

@@ -83,7 +83,21 @@ impl Gate for Ours {
     }
 
     fn belief(&self, now: f64) -> String {
-        format!("{:?}", self.learner.explain(instant(now)))
+        let believed = self.learner.explain(instant(now));
+        format!(
+            "{:?} rate {:.1} {:?} cap {:?} window {:?} in flight {} hold {:.1} gain {:.2} {:?} conf {:.2} gentle {}",
+            believed.kind,
+            believed.rate.map_or(0.0, |rate| rate.per_min),
+            believed.rate.map(|rate| rate.dimension),
+            believed.cap,
+            believed.window_s,
+            believed.in_flight,
+            believed.hold_s.unwrap_or_default(),
+            believed.gain,
+            believed.waits_for,
+            believed.confidence,
+            believed.gentle,
+        )
     }
 }
 

@@ -241,6 +241,18 @@ impl Provider {
         admitted
     }
 
+    /// Takes a call of another client, which goes first whatever is left.
+    pub(crate) fn take(&mut self, now: f64, size: Size) {
+        for limit in &mut self.limits {
+            limit.advance(now);
+            let amount = limit.unit().map_or(0.0, |unit| size.at_admission(unit));
+            limit.charge(now, amount);
+            if let Limit::Concurrency { running, .. } = limit {
+                *running += 1.0;
+            }
+        }
+    }
+
     /// An admitted call has ended.
     pub(crate) fn finish(&mut self, now: f64, size: Size) {
         for limit in &mut self.limits {

@@ -213,7 +213,16 @@ impl World<'_> {
             Event::OtherBegin => self.other(),
             Event::OtherEnd { size } => self.provider.finish(self.now, size),
             Event::Trace => {
-                let line = format!("{:6.1} {}", self.now, self.gate.belief(self.now));
+                let from = self.now - 1.0;
+                let last = |times: &[f64]| times.len() - times.partition_point(|at| *at < from);
+                let line = format!(
+                    "{:6.1} sent {:3} admitted {:3} refused {:3} | {}",
+                    self.now,
+                    last(&self.outcome.sends),
+                    last(&self.outcome.admitted),
+                    last(&self.outcome.refusals),
+                    self.gate.belief(self.now)
+                );
                 self.outcome.trace.push(line);
                 self.at(self.now + 1.0, Event::Trace);
                 return;
@@ -225,8 +234,9 @@ impl World<'_> {
     fn begin(&mut self, agent: usize) {
         let shape = &self.scenario.shape;
         let rng = &mut self.agents[agent];
-        let mut tokens =
-            |mean: f64| lognormal(rng, mean, shape.tokens_cv).clamp(1.0, TOKENS_MAX * mean).round();
+        let mut tokens = |mean: f64| {
+            lognormal(rng, mean, shape.tokens_cv).clamp(1.0, TOKENS_MAX * mean).round()
+        };
         let (prompt, output) = (tokens(shape.prompt), tokens(shape.output));
         let size = Size { prompt, output, output_max: (output * 2.0).max(shape.output).round() };
         let reply_s = lognormal(rng, shape.reply_s, shape.reply_cv).max(0.05);
@@ -367,8 +377,7 @@ impl World<'_> {
     fn next(&mut self, agent: usize) {
         let think = lognormal(&mut self.agents[agent], self.scenario.shape.think_s, 1.0);
         let mut at = self.now + think;
-        if let Some((from, to)) =
-            self.scenario.pause.filter(|(from, to)| (*from..*to).contains(&at))
+        if let Some((from, to)) = self.scenario.pause.filter(|(from, to)| (*from..*to).contains(&at))
         {
             debug_assert!(from < to);
             at = to + self.agents[agent].f64();
@@ -382,9 +391,9 @@ impl World<'_> {
         // Slow waves between nothing and twice the mean.
         let wave = 1.0 + (self.now * std::f64::consts::TAU / swing_s).sin();
         let shape = &self.scenario.shape;
-        let size =
-            Size { prompt: shape.prompt, output: shape.output, output_max: shape.output * 2.0 };
-        if self.rng.f64() * 2.0 < wave && self.provider.admit(self.now, size, &mut self.rng) {
+        let size = Size { prompt: shape.prompt, output: shape.output, output_max: shape.output * 2.0 };
+        if self.rng.f64() * 2.0 < wave {
+            self.provider.take(self.now, size);
             let reply = lognormal(&mut self.rng, shape.reply_s, shape.reply_cv);
             self.at(self.now + reply, Event::OtherEnd { size });
         }
