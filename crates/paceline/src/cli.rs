@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Show what Paceline brings, on real traces and simulated engines, in two minutes
     Demo(DemoArgs),
+    /// Show what a running gateway believes of the limits of its providers
+    Limits(LimitsArgs),
     /// Check, show and describe the configuration
     Config(ConfigArgs),
 }
@@ -101,6 +103,22 @@ pub(crate) struct SimArgs {
     /// Log level
     #[arg(long, value_name = "LEVEL", env = "PACELINE_LOG")]
     pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  paceline limits                                of the gateway on this machine
+  paceline limits --url http://10.0.0.7:8000 --json
+
+Limits are learned from the first refusal, or the first answer that shows them, on.")]
+pub(crate) struct LimitsArgs {
+    /// Base URL of the gateway
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000")]
+    pub(crate) url: String,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! The one binary: serve, sim, replay, demo, config.
+//! The one binary: serve, sim, replay, demo, limits, config.
 
 /// The system's allocator costs about a tenth of a call's CPU time more, since hyper's read
 /// buffers are too large for its caches; mimalloc keeps twice the memory.
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         cli::Command::Sim(args) => commands::sim::run(args),
         cli::Command::Replay(args) => commands::replay::run(&args),
         cli::Command::Demo(args) => commands::demo::run(&args),
+        cli::Command::Limits(args) => commands::limits::run(&args),
         cli::Command::Config(args) => commands::config::run(args),
     };
     match result {

@@ -452,7 +452,6 @@ impl Learner {
             let count = self.counters[self.rate.dimension];
             let from = self.cycle.map_or(0.0, |(_, from)| from[self.rate.dimension]);
             self.first_burst.get_or_insert((ticket.at, count - from));
-
         }
         self.run = Some(run);
     }
@@ -484,8 +483,7 @@ impl Learner {
         for (dimension, bucket) in pairs {
             let Some(bucket) = bucket else { continue };
             let budget = &mut self.budgets[dimension as usize];
-            *budget =
-                Budget::update(*budget, bucket, ticket.at, ticket.counters[dimension], now);
+            *budget = Budget::update(*budget, bucket, ticket.at, ticket.counters[dimension], now);
         }
     }
 
@@ -559,8 +557,7 @@ impl Learner {
     }
 
     fn advance(&mut self, now: f64) {
-        let (unit, count) =
-            (self.mean[self.rate.dimension], self.counters[self.rate.dimension]);
+        let (unit, count) = (self.mean[self.rate.dimension], self.counters[self.rate.dimension]);
         self.windows.advance(now, count, unit);
         if let Some((rate, calls_s, steady)) = self.speed(now) {
             let most = self.credit_max(rate, unit);
@@ -796,13 +793,18 @@ impl Learner {
 
     /// Whether so much passed since the last anchor that the rate must have risen.
     fn check_rise(&mut self, now: f64) {
-        if self.is_gentle || self.windows.clock().is_some() || self.run.is_some() || self.pace.guessing {
+        if self.is_gentle
+            || self.windows.clock().is_some()
+            || self.run.is_some()
+            || self.pace.guessing
+        {
             return;
         }
         let (Some(rate), Some(anchor)) = (self.rate.per_s, self.rate.newest()) else { return };
         let dimension = self.rate.dimension;
         let unit = self.mean[dimension];
-        let excess = self.counters[dimension] - anchor.counters[dimension] - rate * (now - anchor.at);
+        let excess =
+            self.counters[dimension] - anchor.counters[dimension] - rate * (now - anchor.at);
         let Some(calls_s) = self.calls_s() else { return };
         if excess > (ROSE_CALLS * unit).max(ROSE_S * rate) + rate * anchor.gap {
             let new = rate * self.pace.gain(calls_s) * ROSE_SHARE;
@@ -821,7 +823,8 @@ impl Learner {
         let dimension = self.rate.dimension;
         let (unit, count) = (self.mean[dimension], self.counters[dimension]);
         let Some(clock) = self.windows.clock_mut() else { return };
-        if run.first_sent > clock.ends - clock.period_s + EDGE_CALM_S && clock.is_full(count, unit) {
+        if run.first_sent > clock.ends - clock.period_s + EDGE_CALM_S && clock.is_full(count, unit)
+        {
             clock.full(count, unit);
             let rest = clock.ends - now;
             if rest <= TRY_CLOCK_S {

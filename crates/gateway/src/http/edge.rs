@@ -131,6 +131,10 @@ impl Edge {
             Asked::Metrics => {
                 Ok(answer(StatusCode::OK, METRICS_TYPE, metrics::encode(&self.registry)))
             }
+            Asked::Limits => {
+                let text = self.pipeline.models().limits().to_string();
+                Ok(answer(StatusCode::OK, "application/json", text))
+            }
             Asked::Unknown => Err(not_found(path)),
         }
     }
@@ -288,7 +292,7 @@ fn not_found(path: &str) -> Error {
     let message = format!(
         "no such path: {path}; served are POST /v1/chat/completions, /v1/responses, /v1/embeddings, \
          /v1/completions, /v1/messages, /v1/messages/count_tokens and \
-         /v1beta/models/MODEL:generateContent, and GET /v1/models, /health, /ready and /metrics"
+         /v1beta/models/MODEL:generateContent, and GET /v1/models, /health, /ready, /metrics and /limits"
     );
     Error::new(ErrorKind::NotFound, Origin::Client, Retry::Never, message)
 }

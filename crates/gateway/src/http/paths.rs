@@ -18,6 +18,8 @@ pub(crate) enum Asked<'a> {
     Ready,
     /// What is measured.
     Metrics,
+    /// What is believed of the limits of providers.
+    Limits,
     /// Nothing that is served.
     Unknown,
 }
@@ -51,6 +53,7 @@ pub(crate) fn asked(path: &str) -> Asked<'_> {
         "/health" => Asked::Health,
         "/ready" => Asked::Ready,
         "/metrics" => Asked::Metrics,
+        "/limits" => Asked::Limits,
         _ => {
             let id = path.strip_prefix("/v1/models/").or(path.strip_prefix("/v1beta/models/"));
             let method = id.and_then(|id| id.rsplit_once(':'));

@@ -304,6 +304,15 @@ impl Line {
         Some((lease, pass))
     }
 
+    /// An answer shows limits: from the first one on the learner of the place decides.
+    pub(crate) fn shown(&self, place: usize, pass: Option<&Pass>, headers: &limits::Headers) {
+        self.gates[place].active.store(true, Ordering::Relaxed);
+        self.active.store(true, Ordering::Relaxed);
+        if let Some(pass) = pass {
+            pass.headers(headers);
+        }
+    }
+
     /// A provider refused a call. From the first refusal on the learner of the place decides.
     pub(crate) fn refused(&self, place: usize, pass: Option<Pass>, refusal: &Refusal) {
         let gate = &self.gates[place];
@@ -362,7 +371,7 @@ impl Pass {
     }
 
     /// Notes the limits that an answer shows.
-    pub(crate) fn headers(&self, headers: &limits::Headers) {
+    fn headers(&self, headers: &limits::Headers) {
         if let Some(ticket) = &self.ticket {
             let now = self.line.clock.now();
             self.line.gates[self.place].learner.lock().headers(now, ticket, headers);

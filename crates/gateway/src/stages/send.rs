@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::http::HeaderMap;
 use bytes::Bytes;
 use futures_core::Stream;
 use paceline_core::{
@@ -17,7 +18,8 @@ use paceline_dialect::neutral::FailureClass;
 use paceline_dialect::{codec, sse, wire};
 use paceline_route::{Ask, Lease, Outcome, Pool, Target};
 use paceline_upstream::limits::{Class, Refusal, Used};
-use paceline_upstream::{Provider, Upstream};
+use paceline_upstream::{Provider, Upstream, read_limits, shows_limits};
+use serde_json::json;
 use smallvec::SmallVec;
 use tracing::{error, warn};
 
@@ -337,6 +339,15 @@ impl Send {
             let at = route.deployments[place];
             let once = self.once(call, model, at);
             let (sent, pass) = watched(once, pass, &self.shared.clock).await;
+            let shown = match &sent {
+                Ok(reply) | Err(Failed { result: Ok(reply), .. }) => Some(&reply.headers),
+                Err(_) => None,
+            };
+            if let Some(headers) = shown.filter(|headers| self.shows_limits(headers)) {
+                let provider = self.shared.routes.deployments[at].provider;
+                let limits = read_limits(provider, headers, std::time::SystemTime::now());
+                route.line.shown(place, pass.as_ref(), &limits);
+            }
             let Failed { result, verdict, wait, limited } = match sent {
                 Ok(reply) => {
                     report(&mut lease, Outcome::Answered, "");
@@ -379,6 +390,10 @@ impl Send {
                 tried = 0;
             }
         }
+    }
+
+    fn shows_limits(&self, headers: &HeaderMap) -> bool {
+        self.shared.lines.learn && shows_limits(headers)
     }
 
     /// Whether a call may wait so long before its next attempt.
@@ -431,6 +446,29 @@ impl Send {
     /// The names that stand for several models.
     pub(crate) fn chains(&self) -> impl Iterator<Item = &Bytes> {
         self.shared.routes.chains()
+    }
+
+    /// What is believed of the limits of each model's deployments, and how many calls wait.
+    pub(crate) fn limits(&self) -> serde_json::Value {
+        let routes = &self.shared.routes;
+        let any = routes.any.iter().map(|route| (None, route));
+        let named = routes.named.iter().map(|(model, route)| (Some(model), route));
+        let mut lines: Vec<_> = named
+            .chain(any)
+            .map(|(model, route)| {
+                let (waiting, beliefs) = route.line.beliefs();
+                let name =
+                    |place: usize| &**routes.deployments[route.deployments[place]].target.name();
+                let deployments: Vec<_> = beliefs
+                    .iter()
+                    .map(|(place, beliefs)| json!({"deployment": name(*place), "limits": beliefs}))
+                    .collect();
+                let model = model.map(|model| String::from_utf8_lossy(model).into_owned());
+                json!({"model": model, "waiting": waiting, "deployments": deployments})
+            })
+            .collect();
+        lines.sort_by_key(|line| line["model"].to_string());
+        json!({ "models": lines })
     }
 
     /// This core's way to the deployment at a place.

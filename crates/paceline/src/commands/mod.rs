@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod demo;
+pub(crate) mod limits;
 pub(crate) mod replay;
 pub(crate) mod serve;
 pub(crate) mod sim;

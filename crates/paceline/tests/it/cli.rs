@@ -45,7 +45,7 @@ fn every_help_has_an_example() {
         help
     };
     let top = check(&[]);
-    let commands = ["serve", "sim", "replay", "demo", "config"];
+    let commands = ["serve", "sim", "replay", "demo", "limits", "config"];
     let listed: Vec<&str> = top
         .lines()
         .skip_while(|line| *line != "Commands:")

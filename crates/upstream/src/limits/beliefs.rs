@@ -101,7 +101,8 @@ impl Learner {
         refusals.sort_by(|a, b| a.ago_s.total_cmp(&b.ago_s));
         let stated: Vec<Speed> = (Dimension::ALL.into_iter())
             .filter_map(|dimension| {
-                let budget = self.budgets[dimension as usize].filter(|budget| budget.is_fresh(now))?;
+                let budget =
+                    self.budgets[dimension as usize].filter(|budget| budget.is_fresh(now))?;
                 Some(Speed { dimension, per_min: budget.limit * 60.0 / budget.period_s })
             })
             .collect();
@@ -134,7 +135,8 @@ impl Learner {
         };
         let reason = reason(kind, rate, cap, window_s, refusals.first());
         let refused_share = f64::from((self.outcomes & super::NOISE_MASK).count_ones()) / 20.0;
-        let waits_for = self.run.map(|run| if run.canary.is_some() { Why::Canary } else { Why::Refused });
+        let waits_for =
+            self.run.map(|run| if run.canary.is_some() { Why::Canary } else { Why::Refused });
         Beliefs {
             kind,
             rate,

@@ -101,9 +101,7 @@ impl Rate {
         let weight = self.base_calls / (self.base_calls + HALF_WEIGHT_CALLS);
         let new = match self.per_s {
             Some(_) if is_guess => estimate,
-            Some(old) => {
-                (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1)
-            }
+            Some(old) => (old + weight * (estimate - old)).clamp(old * STEP.0, old * STEP.1),
             None => estimate,
         };
         self.set(new);
@@ -150,7 +148,8 @@ impl Rate {
     /// Chooses the dimension whose rate varied least between the last anchors.
     fn choose(&mut self, mean: &Amounts) {
         let Some(own) = self.variation(self.dimension) else { return };
-        let incumbent = if self.dimension == Dimension::Requests { INCUMBENT.0 } else { INCUMBENT.1 };
+        let incumbent =
+            if self.dimension == Dimension::Requests { INCUMBENT.0 } else { INCUMBENT.1 };
         let mut best = (own * incumbent, self.dimension);
         for dimension in Dimension::ALL {
             match self.variation(dimension) {

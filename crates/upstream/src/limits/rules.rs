@@ -49,8 +49,17 @@ impl Default for Rules {
 impl Rules {
     /// The names that [`Rules::without`] takes.
     pub const NAMES: [&str; 11] = [
-        "slow-start", "wave", "noise", "rose", "dimension", "cap", "clock", "gentle", "hints",
-        "headers", "depth",
+        "slow-start",
+        "wave",
+        "noise",
+        "rose",
+        "dimension",
+        "cap",
+        "clock",
+        "gentle",
+        "hints",
+        "headers",
+        "depth",
     ];
 
     /// All rules but one; `None` when there is no rule of this name.

@@ -128,8 +128,7 @@ impl Windows {
                 low: other.low + periods * period_s,
                 high: other.high + periods * period_s,
             };
-            let overlap =
-                Bracket { low: edge.low.max(moved.low), high: edge.high.min(moved.high) };
+            let overlap = Bracket { low: edge.low.max(moved.low), high: edge.high.min(moved.high) };
             if overlap.low <= overlap.high + 0.05 && periods >= 1.0 {
                 edge = Bracket { low: overlap.low.min(overlap.high), high: overlap.high };
                 agree += 1;

@@ -45,7 +45,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     let rules = rules.ok_or_else(|| anyhow::anyhow!("no such rule"))?;
     let mut scenarios = scenario::named();
     if options.random > 0 {
-        scenarios = (options.random_from..options.random_from + options.random).map(scenario::random).collect();
+        scenarios = (options.random_from..options.random_from + options.random)
+            .map(scenario::random)
+            .collect();
     }
     let mut met = 0;
     let mut total = 0;
@@ -64,16 +66,34 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
             }
             let f = measure::figures(scenario, &outcome, &ideal);
             let floor = if scenario.window_s().is_some() { 0.8 } else { 0.9 };
-            let ok = f.throughput >= floor && f.refused <= 3.0 && f.wait <= 1.5 && f.failed == 0.0
-                && f.halved_s.is_none_or(|s| s <= scenario.window_s().map_or(30.0, |w| f64::max(30.0, 2.0 * w)))
-                && f.doubled_s.is_none_or(|s| s <= scenario.window_s().map_or(60.0, |w| f64::max(60.0, 2.0 * w)));
+            let ok = f.throughput >= floor
+                && f.refused <= 3.0
+                && f.wait <= 1.5
+                && f.failed == 0.0
+                && f.halved_s.is_none_or(|s| {
+                    s <= scenario.window_s().map_or(30.0, |w| f64::max(30.0, 2.0 * w))
+                })
+                && f.doubled_s.is_none_or(|s| {
+                    s <= scenario.window_s().map_or(60.0, |w| f64::max(60.0, 2.0 * w))
+                });
             total += 1;
             met += u64::from(ok);
-            println!("{}{:20.20} {:70.70} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3} p99 {:.1} {:.1}",
+            println!(
+                "{}{:20.20} {:70.70} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3} p99 {:.1} {:.1}",
                 if ok { ' ' } else { '!' },
-                scenario.group, scenario.name, ideal.admitted.len(), f.throughput, f.refused, f.wait,
+                scenario.group,
+                scenario.name,
+                ideal.admitted.len(),
+                f.throughput,
+                f.refused,
+                f.wait,
                 f.halved_s.map_or("-".into(), |s| format!("{s:.0}")),
-                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")), f.failed, f.jain, measure::p99(&outcome.waits), measure::p99(&ideal.waits));
+                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")),
+                f.failed,
+                f.jain,
+                measure::p99(&outcome.waits),
+                measure::p99(&ideal.waits)
+            );
             if options.all {
                 let mut others: Vec<(&str, Mode, Box<dyn Gate>)> = vec![
                     ("sdk", Mode::Sdk, Box::new(Open)),
@@ -84,7 +104,10 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
                 for (name, mode, gate) in &mut others {
                     let outcome = world::run(scenario, seed, *mode, gate.as_mut(), false);
                     let f = measure::figures(scenario, &outcome, &ideal);
-                    println!("    {name:60} thr {:.3} ref {:6.2} wait {:5.2} fail {:.1}", f.throughput, f.refused, f.wait, f.failed);
+                    println!(
+                        "    {name:60} thr {:.3} ref {:6.2} wait {:5.2} fail {:.1}",
+                        f.throughput, f.refused, f.wait, f.failed
+                    );
                 }
             }
         }

@@ -252,10 +252,16 @@ fn several() -> Vec<Draft> {
             240.0,
             8.0,
         ),
-        draft(group, "second and minute", vec![
-            Limit::bucket(Unit::Requests, 600.0, 5.0),
-            Limit::window(Unit::Requests, 60.0, 29.0, 240.0),
-        ], 240.0, 8.0),
+        draft(
+            group,
+            "second and minute",
+            vec![
+                Limit::bucket(Unit::Requests, 600.0, 5.0),
+                Limit::window(Unit::Requests, 60.0, 29.0, 240.0),
+            ],
+            240.0,
+            8.0,
+        ),
         bucket(lies, "bucket, always 60", 300.0, 10.0, 6.0).hint(Hint::Always(60.0)),
         bucket(lies, "bucket, always 1", 300.0, 10.0, 6.0).hint(Hint::Always(1.0)),
         window(lies, "window, always 60", 300.0, 60.0, 19.0).hint(Hint::Always(60.0)),
@@ -368,8 +374,14 @@ pub(crate) fn random(seed: u64) -> Scenario {
 /// A limit that lets `over` times `per_min` calls of the mean size through.
 fn draw_limit(rng: &mut Rng, per_min: f64, reply_s: f64, over: f64) -> (String, Limit) {
     let per_min = per_min * over;
-    let unit = [Unit::Requests, Unit::Requests, Unit::Requests, Unit::Admitted, Unit::Admitted, Unit::Used]
-        [rng.usize(0..6)];
+    let unit = [
+        Unit::Requests,
+        Unit::Requests,
+        Unit::Requests,
+        Unit::Admitted,
+        Unit::Admitted,
+        Unit::Used,
+    ][rng.usize(0..6)];
     let (text, size) = match unit {
         Unit::Requests => ("requests", 1.0),
         Unit::Admitted => ("admitted tokens", ADMITTED),
@@ -389,7 +401,10 @@ fn draw_limit(rng: &mut Rng, per_min: f64, reply_s: f64, over: f64) -> (String, 
         4..=6 => {
             let period = if per_min >= 120.0 && rng.u8(0..4) == 0 { 10.0 } else { 60.0 };
             let offset = rng.f64() * period;
-            (format!("window of {text}, {period:.0} s"), Limit::window(unit, period, offset, amount))
+            (
+                format!("window of {text}, {period:.0} s"),
+                Limit::window(unit, period, offset, amount),
+            )
         }
         7 => (format!("rolling {text}"), Limit::rolling(unit, 60.0, amount)),
         _ => {

@@ -234,9 +234,8 @@ impl World<'_> {
     fn begin(&mut self, agent: usize) {
         let shape = &self.scenario.shape;
         let rng = &mut self.agents[agent];
-        let mut tokens = |mean: f64| {
-            lognormal(rng, mean, shape.tokens_cv).clamp(1.0, TOKENS_MAX * mean).round()
-        };
+        let mut tokens =
+            |mean: f64| lognormal(rng, mean, shape.tokens_cv).clamp(1.0, TOKENS_MAX * mean).round();
         let (prompt, output) = (tokens(shape.prompt), tokens(shape.output));
         let size = Size { prompt, output, output_max: (output * 2.0).max(shape.output).round() };
         let reply_s = lognormal(rng, shape.reply_s, shape.reply_cv).max(0.05);
@@ -377,7 +376,8 @@ impl World<'_> {
     fn next(&mut self, agent: usize) {
         let think = lognormal(&mut self.agents[agent], self.scenario.shape.think_s, 1.0);
         let mut at = self.now + think;
-        if let Some((from, to)) = self.scenario.pause.filter(|(from, to)| (*from..*to).contains(&at))
+        if let Some((from, to)) =
+            self.scenario.pause.filter(|(from, to)| (*from..*to).contains(&at))
         {
             debug_assert!(from < to);
             at = to + self.agents[agent].f64();
@@ -391,7 +391,8 @@ impl World<'_> {
         // Slow waves between nothing and twice the mean.
         let wave = 1.0 + (self.now * std::f64::consts::TAU / swing_s).sin();
         let shape = &self.scenario.shape;
-        let size = Size { prompt: shape.prompt, output: shape.output, output_max: shape.output * 2.0 };
+        let size =
+            Size { prompt: shape.prompt, output: shape.output, output_max: shape.output * 2.0 };
         if self.rng.f64() * 2.0 < wave {
             self.provider.take(self.now, size);
             let reply = lognormal(&mut self.rng, shape.reply_s, shape.reply_cv);
