@@ -66,6 +66,7 @@ pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
         Endpoint::Chat => Some(&crate::Chat),
         Endpoint::Messages | Endpoint::CountTokens => Some(&crate::Anthropic),
         Endpoint::Completions => Some(&crate::Completions),
+        Endpoint::Generate => Some(&crate::Gemini),
         Endpoint::Responses => Some(&crate::Responses),
         _ => None,
     }

@@ -37,6 +37,13 @@ impl Members {
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
+    /// Gives a member another name, unless that is there already.
+    pub(crate) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(value) = self.take(from) {
+            self.map.entry(to).or_insert(value);
+        }
+    }
+
     /// Whether a member is there.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())

@@ -20,6 +20,7 @@ pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] = &[
     ),
     (&["openai-responses"], &paceline_dialect::Responses),
     (&["anthropic"], &paceline_dialect::Anthropic),
+    (&["gemini"], &paceline_dialect::Gemini),
 ];
 
 /// Changed copies of each target.

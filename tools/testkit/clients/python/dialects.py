@@ -10,6 +10,8 @@ import uuid
 
 import anthropic
 import openai
+from google import genai
+from google.genai import errors, types
 
 BASE_URL = os.environ["BASE_URL"]
 
@@ -144,6 +146,50 @@ def responses():
     ok("responses, a tool is called")
 
 
+def gemini():
+    google = genai.Client(
+        api_key="unused", http_options=types.HttpOptions(base_url=BASE_URL, timeout=60_000)
+    )
+    brief = types.GenerateContentConfig(system_instruction="Be brief.", max_output_tokens=40)
+    answer = google.models.generate_content(
+        model=MODEL, contents=f"{NONCE} gemini whole", config=brief
+    )
+    assert answer.text and answer.usage_metadata.prompt_token_count > 0, answer
+    ok("Gemini, whole")
+
+    pieces = google.models.generate_content_stream(
+        model=MODEL, contents=f"{NONCE} gemini stream", config=brief
+    )
+    assert "".join(piece.text or "" for piece in pieces)
+    ok("Gemini, streamed")
+
+    weather = types.FunctionDeclaration(name="get_weather", parameters_json_schema=SCHEMA)
+    calling = types.FunctionCallingConfig(mode="ANY", allowed_function_names=["get_weather"])
+    called = google.models.generate_content(
+        model=MODEL,
+        contents=f"{NONCE} gemini tool",
+        config=types.GenerateContentConfig(
+            tools=[types.Tool(function_declarations=[weather])],
+            tool_config=types.ToolConfig(function_calling_config=calling),
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        ),
+    )
+    call = called.function_calls[0]
+    assert call.name == "get_weather" and set(call.args) >= {"city", "days"}, called
+    ok("Gemini, a tool is called")
+
+    try:
+        google.models.generate_content(
+            model=MODEL,
+            contents=f"{NONCE} gemini refused",
+            config=types.GenerateContentConfig(candidate_count=2),
+        )
+        raise AssertionError("candidate_count was dropped")
+    except errors.ClientError as error:
+        assert error.code == 400 and "candidateCount" in error.message, error
+    ok("Gemini, what has no word is a 400 that names it")
+
+
 def completions():
     answer = client.completions.create(model=MODEL, prompt=f"{NONCE} whole", max_tokens=20)
     assert answer.choices[0].text and answer.usage.completion_tokens > 0, answer
@@ -157,4 +203,5 @@ def completions():
 messages()
 refusals()
 responses()
+gemini()
 completions()
