@@ -6,6 +6,8 @@ use ::http::header::AUTHORIZATION;
 use paceline_core::Endpoint;
 use paceline_dialect::codec::Quirks;
 
+use crate::limits::Family;
+
 /// A kind of upstream.
 #[derive(Debug, PartialEq)]
 pub struct Provider {
@@ -26,6 +28,8 @@ pub struct Provider {
     /// Whether it is an engine of the operator's own, with a prefix cache that runs should
     /// find again.
     pub engine: bool,
+    /// How its rate-limit headers are meant.
+    pub limits: Family,
     /// Idle connections that are kept at least and at most, per thread.
     pub idle: (usize, usize),
 }
@@ -83,6 +87,7 @@ const OTHER: Provider = Provider {
     auth: Auth::Bearer,
     quirks: Quirks { max_tokens_only: true, no_developer_role: true, ..NONE },
     engine: false,
+    limits: Family::Minute,
     idle: (0, 100),
 };
 
@@ -144,7 +149,12 @@ pub static PROVIDERS: &[Provider] = &[
         quirks: Quirks { no_stream_options: true, short_call_ids: true, ..OTHER.quirks },
         ..OTHER
     },
-    Provider { name: "groq", url: Some("https://api.groq.com/openai"), ..OTHER },
+    Provider {
+        name: "groq",
+        url: Some("https://api.groq.com/openai"),
+        limits: Family::RequestsPerDay,
+        ..OTHER
+    },
     Provider {
         name: "deepseek",
         url: Some("https://api.deepseek.com"),

@@ -2,6 +2,7 @@
 //! flights are `paceline-cache`.
 
 pub(crate) mod admit;
+mod answer;
 mod digest;
 pub(crate) mod line;
 mod prepare;

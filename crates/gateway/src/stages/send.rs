@@ -2,29 +2,25 @@
 //! that fails.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::HeaderMap;
 use bytes::Bytes;
-use futures_core::Stream;
 use paceline_core::{
-    Body, Call, Chunks, Clock, Endpoint, Error, ErrorKind, Name, Origin, Reply, Result, Retry,
-    Usage,
+    Body, Call, Clock, Endpoint, Error, ErrorKind, Name, Origin, Reply, Result, Retry,
 };
+use paceline_dialect::codec;
 use paceline_dialect::neutral::FailureClass;
-use paceline_dialect::{codec, sse, wire};
 use paceline_route::{Ask, Lease, Outcome, Pool, Target};
-use paceline_upstream::limits::{Class, Refusal, Used};
-use paceline_upstream::{Provider, Upstream, read_limits, shows_limits};
+use paceline_upstream::limits::{Class, Headers, Refusal, headers};
+use paceline_upstream::{Provider, Upstream};
 use serde_json::json;
-use smallvec::SmallVec;
 use tracing::{error, warn};
 
 use crate::metrics::Metrics;
 use crate::pipeline::Shared;
+use crate::stages::answer::{Begun, hold};
 use crate::stages::line::{Line, LineConfig, Pass, Turn};
 use crate::stages::prepare::prepare;
 use crate::stages::translate;
@@ -255,7 +251,7 @@ struct Failed {
     /// What the upstream asks to wait.
     wait: Option<Duration>,
     /// The upstream refused the call for a limit of its own.
-    limited: Option<Class>,
+    limited: Option<Refusal>,
 }
 
 impl Send {
@@ -343,9 +339,7 @@ impl Send {
                 Ok(reply) | Err(Failed { result: Ok(reply), .. }) => Some(&reply.headers),
                 Err(_) => None,
             };
-            if let Some(headers) = shown.filter(|headers| self.shows_limits(headers)) {
-                let provider = self.shared.routes.deployments[at].provider;
-                let limits = read_limits(provider, headers, std::time::SystemTime::now());
+            if let Some(limits) = shown.and_then(|headers| self.limits_in(at, headers)) {
                 route.line.shown(place, pass.as_ref(), &limits);
             }
             let Failed { result, verdict, wait, limited } = match sent {
@@ -368,9 +362,8 @@ impl Send {
             drop(lease);
             last = Ended { result, fallback: verdict.fallback };
             refused = false;
-            if let Some(class) = limited.filter(|_| self.shared.limits_learned(wait)) {
+            if let Some(refusal) = limited.filter(|_| self.shared.limits_learned(wait)) {
                 // From here on the learner says when, and the call keeps its place.
-                let refusal = Refusal { class, retry_after: wait, dimension: None };
                 route.line.refused(place, pass, &refusal);
                 if !patient {
                     return last;
@@ -392,8 +385,15 @@ impl Send {
         }
     }
 
-    fn shows_limits(&self, headers: &HeaderMap) -> bool {
-        self.shared.lines.learn && shows_limits(headers)
+    /// The limits that an answer of a deployment shows, where they are of use.
+    fn limits_in(&self, at: usize, headers: &HeaderMap) -> Option<Headers> {
+        // Most answers show none, and are not searched.
+        let shows = |name: &::http::HeaderName| name.as_str().contains("ratelimit-");
+        if !self.shared.lines.learn || !headers.keys().any(shows) {
+            return None;
+        }
+        let provider = self.shared.routes.deployments[at].provider;
+        Headers::read(headers, provider.limits, unix_s())
     }
 
     /// Whether a call may wait so long before its next attempt.
@@ -425,17 +425,22 @@ impl Send {
                 Some(translation) => translation.reply(reply).map_err(Failed::of),
             };
         }
-        let class = match &reply.body {
-            Body::Whole(body) => classify(endpoint, &reply, body),
-            _ => class_of_status(reply.status.as_u16()),
+        let class = match whole(&reply) {
+            Some(body) => classify(endpoint, &reply, body),
+            None => class_of_status(reply.status.as_u16()),
         };
         let verdict = Verdict::of_class(class, deployment.keyed);
-        let (wait, status) = (retry_after(&reply), reply.status.as_u16());
+        let wait = retry_after(&reply);
+        let limited = limit_of(class, reply.status.as_u16()).map(|class| Refusal {
+            class,
+            retry_after: wait,
+            dimension: whole(&reply).and_then(headers::refused_dimension),
+        });
         let result = match prepared.translation {
             None => Ok(reply),
             Some(translation) => translation.reply(reply),
         };
-        Err(Failed { result, verdict, wait, limited: limit_of(class, status) })
+        Err(Failed { result, verdict, wait, limited })
     }
 
     /// The deployments, in the order of the upstreams.
@@ -499,20 +504,23 @@ fn classify(endpoint: Endpoint, reply: &Reply, body: &[u8]) -> FailureClass {
     }
 }
 
-/// What an answer asks to wait, in its `retry-after-ms` or `Retry-After`.
+/// What an answer asks to wait, in its `retry-after-ms` or `Retry-After`, or in Google's body.
 fn retry_after(reply: &Reply) -> Option<Duration> {
-    let text = |name: &str| reply.headers.get(name)?.to_str().ok();
-    if let Some(ms) = text("retry-after-ms").and_then(|ms| ms.parse::<f64>().ok()) {
-        return Duration::try_from_secs_f64(ms / 1000.0).ok();
+    let asked = headers::retry_after(&reply.headers, unix_s());
+    asked.or_else(|| headers::retry_info(whole(reply)?))
+}
+
+/// The body of an answer that is no stream.
+fn whole(reply: &Reply) -> Option<&[u8]> {
+    match &reply.body {
+        Body::Whole(body) => Some(body),
+        _ => None,
     }
-    let after = text("retry-after")?;
-    match after.parse::<f64>() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => {
-            let date = httpdate::parse_http_date(after).ok()?;
-            Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
-        }
-    }
+}
+
+fn unix_s() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
 }
 
 /// A wait drawn between nothing and a bound that doubles with each attempt ("full jitter":
@@ -562,7 +570,7 @@ pub(crate) fn ask(call: &Call) -> Ask<'_> {
     }
 }
 
-fn report(lease: &mut Lease, outcome: Outcome, why: &str) {
+pub(crate) fn report(lease: &mut Lease, outcome: Outcome, why: &str) {
     if !lease.report(outcome) {
         return;
     }
@@ -571,119 +579,6 @@ fn report(lease: &mut Lease, outcome: Outcome, why: &str) {
         error!(upstream, why, "upstream refuses its key; left out until that is mended");
     } else {
         warn!(upstream, why, "upstream keeps failing; left out while others are healthy");
-    }
-}
-
-/// A stream that has begun to answer: what came of it until then, and the rest.
-struct Begun {
-    held: SmallVec<[Bytes; 2]>,
-    chunks: Chunks,
-}
-
-/// What is held back at most while a stream has not begun to answer.
-const PREAMBLE_BYTES_MAX: usize = 64 << 10;
-
-impl Begun {
-    /// Waits for the first events that say something. Until then nothing has gone to the
-    /// caller, so that another deployment may begin anew.
-    async fn wait(mut chunks: Chunks, endpoint: Endpoint) -> Result<Self> {
-        let mut held: SmallVec<[Bytes; 2]> = SmallVec::new();
-        let mut bytes = 0;
-        while let Some(chunk) = std::future::poll_fn(|cx| chunks.as_mut().poll_next(cx)).await {
-            let chunk = chunk?;
-            bytes += chunk.len();
-            let says_something = !wire::is_preamble(endpoint, &chunk);
-            held.push(chunk);
-            if says_something || bytes > PREAMBLE_BYTES_MAX {
-                break;
-            }
-        }
-        held.reverse();
-        Ok(Self { held, chunks })
-    }
-}
-
-impl Stream for Begun {
-    type Item = Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.held.pop() {
-            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None => self.chunks.as_mut().poll_next(cx),
-        }
-    }
-}
-
-/// Counts the call as load of its deployment, and as under way past its gate, until its body
-/// has ended.
-fn hold(call: &Call, mut reply: Reply, lease: Lease, mut pass: Option<Pass>) -> Reply {
-    let endpoint = call.request.endpoint;
-    if let Some(pass) = &mut pass {
-        pass.accepted();
-    }
-    let leased = |chunks, pass| {
-        let facts = sse::Facts::default();
-        Box::pin(Leased { chunks, endpoint, facts, lease: Some(lease), pass })
-    };
-    reply.body = match reply.body {
-        Body::Whole(bytes) => {
-            if let Some(pass) = pass {
-                pass.completed(used(wire::usage(endpoint, &bytes)));
-            }
-            Body::Whole(bytes)
-        }
-        Body::Events(chunks) => Body::Events(leased(chunks, pass)),
-        Body::Bytes(chunks, length) => Body::Bytes(leased(chunks, pass), length),
-    };
-    reply
-}
-
-fn used(usage: Option<Usage>) -> Used {
-    let tokens = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    let usage = usage.unwrap_or_default();
-    Used { prompt: tokens(usage.input), output: tokens(usage.output) }
-}
-
-struct Leased {
-    chunks: Chunks,
-    endpoint: Endpoint,
-    /// Read only where a pass wants to know the usage.
-    facts: sse::Facts,
-    lease: Option<Lease>,
-    pass: Option<Pass>,
-}
-
-impl Stream for Leased {
-    type Item = Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let next = std::task::ready!(this.chunks.as_mut().poll_next(cx));
-        match &next {
-            Some(Ok(chunk)) => {
-                if let Some(lease) = &mut this.lease {
-                    lease.began();
-                }
-                if this.pass.is_some() {
-                    wire::read_events(this.endpoint, chunk, &mut this.facts);
-                }
-            }
-            Some(Err(error)) => {
-                this.pass = None;
-                if let Some(mut lease) = this.lease.take()
-                    && error.origin() == Origin::Upstream
-                {
-                    report(&mut lease, Outcome::Failed, error.message());
-                }
-            }
-            None => {
-                this.lease = None;
-                if let Some(pass) = this.pass.take() {
-                    pass.completed(used(this.facts.usage));
-                }
-            }
-        }
-        Poll::Ready(next)
     }
 }
 

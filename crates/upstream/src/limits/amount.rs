@@ -48,12 +48,6 @@ impl Amounts {
         Self([requests, admitted, used])
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
-        for (to, from) in self.0.iter_mut().zip(other.0) {
-            *to += from;
-        }
-    }
-
     pub(super) fn subtract(&mut self, other: &Self) {
         for (to, from) in self.0.iter_mut().zip(other.0) {
             *to -= from;

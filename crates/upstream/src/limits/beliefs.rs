@@ -103,7 +103,7 @@ impl Learner {
             .filter_map(|dimension| {
                 let budget =
                     self.budgets[dimension as usize].filter(|budget| budget.is_fresh(now))?;
-                Some(Speed { dimension, per_min: budget.limit * 60.0 / budget.period_s })
+                Some(Speed { dimension, per_min: budget.per_s() * 60.0 })
             })
             .collect();
         let window_s = self.windows.clock().map(|clock| clock.period_s);
@@ -134,7 +134,8 @@ impl Learner {
             Kind::Rate => base / (base + 8.0),
         };
         let reason = reason(kind, rate, cap, window_s, refusals.first());
-        let refused_share = f64::from((self.outcomes & super::NOISE_MASK).count_ones()) / 20.0;
+        let refused_share =
+            f64::from((self.outcomes & super::learn::NOISE_MASK).count_ones()) / 20.0;
         let waits_for =
             self.run.map(|run| if run.canary.is_some() { Why::Canary } else { Why::Refused });
         Beliefs {

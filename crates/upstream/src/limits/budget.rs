@@ -5,15 +5,34 @@ use super::headers::Bucket;
 /// Headers older than this say nothing, in seconds.
 const STALE_S: f64 = 120.0;
 
-/// How exactly two resets agree, in seconds, and how often they must for a window.
-const SAME_RESET_S: f64 = 1.2;
-const SAME_RESETS: u32 = 3;
+/// How exactly resets are told, in seconds: some providers round to whole seconds.
+const RESET_EXACT_S: f64 = 1.2;
 
-/// Share of the rate at which a bucket is trusted to fill between two answers.
+/// Fewest seconds that a bucket's reset must have moved to be told from a window's.
+const RESET_MOVE_S: f64 = 2.5;
+
+/// Observations that must agree on what a limit is.
+const VOTES: u32 = 2;
+
+/// Share of the rate at which a bucket is trusted to fill between two answers, and the
+/// time that a call may take to the provider, in seconds.
 const REFILL: f64 = 0.985;
+const WAY_S: f64 = 0.1;
 
 /// After so long without an answer the refill is believed in, in seconds.
 const SILENT_S: f64 = 2.0;
+
+/// How long after a reset it is surely over, in seconds.
+const AFTER_S: f64 = 0.2;
+
+/// What kind of limit the headers describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// Its reset, when it is full, moves with each call.
+    Bucket,
+    /// Its reset stands still while calls pass.
+    Window,
+}
 
 /// One limit as its headers show it.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +40,8 @@ pub(super) struct Budget {
     pub(super) limit: f64,
     pub(super) period_s: f64,
     remaining: f64,
+    /// The most that was ever left: a bucket holds no more.
+    remaining_max: f64,
     /// The counter up to the call whose answer told.
     count: f64,
     /// When that call was sent.
@@ -28,11 +49,10 @@ pub(super) struct Budget {
     /// When the answer came.
     seen_at: f64,
     reset_at: Option<f64>,
-    same_resets: u32,
-    /// Answers in a row whose reset had moved with the calls.
-    moved_resets: u32,
-    /// The most that was ever left: a bucket holds no more.
-    remaining_max: f64,
+    /// The reset and the counter from which the reset's moves are measured.
+    base: Option<(f64, f64)>,
+    shape: Option<Shape>,
+    votes: u32,
 }
 
 impl Budget {
@@ -49,34 +69,56 @@ impl Budget {
             return before;
         }
         let remaining = bucket.remaining?;
-        let reset_at = bucket.reset_s.map(|seconds| sent_at + seconds);
-        let same = match (before.and_then(|before| before.reset_at), reset_at) {
-            (Some(before), Some(after)) => (before - after).abs() < SAME_RESET_S,
-            _ => false,
-        };
-        let moved = before.is_some_and(|before| before.remaining != remaining);
-        let same_resets = before.map_or(0, |before| before.same_resets);
-        let moved_resets = before.map_or(0, |before| before.moved_resets);
-        Some(Self {
-            limit: bucket.limit.or_else(|| before.map(|before| before.limit)).unwrap_or(remaining),
+        let known = |value: fn(&Self) -> f64| before.as_ref().map(value);
+        let mut after = Self {
+            limit: bucket.limit.or(known(|before| before.limit)).unwrap_or(remaining).max(1.0),
             period_s: bucket.period_s.unwrap_or(60.0),
             remaining,
+            remaining_max: known(|before| before.remaining_max).unwrap_or(0.0).max(remaining),
             count,
             at: sent_at,
             seen_at: now,
-            reset_at,
-            same_resets: match (same, moved) {
-                (true, true) => (same_resets + 1).min(SAME_RESETS),
-                (true, false) => same_resets,
-                (false, _) => 0,
-            },
-            moved_resets: match (same, moved) {
-                (true, _) => 0,
-                (false, true) => (moved_resets + 1).min(SAME_RESETS),
-                (false, false) => moved_resets,
-            },
-            remaining_max: before.map_or(remaining, |before| before.remaining_max.max(remaining)),
-        })
+            reset_at: bucket.reset_s.map(|seconds| sent_at + seconds),
+            base: before.and_then(|before| before.base),
+            shape: before.and_then(|before| before.shape),
+            votes: before.map_or(0, |before| before.votes),
+        };
+        after.judge();
+        Some(after)
+    }
+
+    /// Judges by the reset's moves what kind of limit it is: a bucket's moves by what the
+    /// calls take to fill in again.
+    fn judge(&mut self) {
+        let Some(reset_at) = self.reset_at else { return };
+        let Some((base, count)) = self.base else {
+            self.base = Some((reset_at, self.count));
+            return;
+        };
+        let expected = (self.count - count) * self.period_s / self.limit;
+        if expected < RESET_MOVE_S {
+            return;
+        }
+        self.base = Some((reset_at, self.count));
+        let moved = reset_at - base;
+        let shape = if moved.abs() < RESET_EXACT_S {
+            Shape::Window
+        } else if (moved - expected).abs() < 0.3 * expected + RESET_EXACT_S {
+            Shape::Bucket
+        } else {
+            return;
+        };
+        if self.shape == Some(shape) {
+            self.votes = (self.votes + 1).min(2 * VOTES);
+        } else if self.votes == 0 {
+            (self.shape, self.votes) = (Some(shape), 1);
+        } else {
+            self.votes -= 1;
+        }
+    }
+
+    fn is(&self, shape: Shape) -> bool {
+        self.shape == Some(shape) && self.votes >= VOTES
     }
 
     /// A call that the counter had held was refused and no longer counts.
@@ -92,40 +134,37 @@ impl Budget {
         now < until.max(self.seen_at) + STALE_S
     }
 
-    fn is_window(&self) -> bool {
-        self.same_resets >= SAME_RESETS
-    }
-
-    /// A bucket's reset moves with each call, since it tells when the bucket is full.
-    fn is_bucket(&self) -> bool {
-        self.moved_resets >= SAME_RESETS
+    /// The rate in units a second.
+    pub(super) fn per_s(&self) -> f64 {
+        self.limit / self.period_s
     }
 
     /// Units that may be spent now, where the counter stands at `count`.
     pub(super) fn left(&self, now: f64, count: f64) -> f64 {
         let spent = count - self.count;
-        if self.reset_at.is_some_and(|reset_at| now >= reset_at + 0.2) {
+        if self.is(Shape::Bucket) {
+            let filled = (now - self.at - WAY_S).max(0.0) * REFILL * self.per_s();
+            return (self.remaining + filled - spent).min(self.remaining_max);
+        }
+        if self.reset_at.is_some_and(|reset_at| now >= reset_at + AFTER_S) {
             return self.limit - spent;
         }
-        let per_s = REFILL * self.limit / self.period_s;
-        if self.is_bucket() {
-            return (self.remaining + (now - self.at) * per_s - spent).min(self.remaining_max);
-        }
         let silent = now - self.seen_at;
-        let refill = if self.is_window() || silent < SILENT_S { 0.0 } else { silent * per_s };
-        self.remaining + refill - spent
+        let is_known = self.is(Shape::Window) || silent < SILENT_S;
+        let filled = if is_known { 0.0 } else { silent * REFILL * self.per_s() };
+        self.remaining + filled - spent
     }
 
-    /// When more may be there, if no answer tells sooner.
+    /// When `missing` more units may be there, if no answer tells sooner.
     pub(super) fn next_at(&self, now: f64, missing: f64) -> f64 {
-        if self.is_bucket() {
-            let wait = missing * self.period_s / (REFILL * self.limit).max(f64::MIN_POSITIVE);
+        if self.is(Shape::Bucket) {
+            let wait = missing / (REFILL * self.per_s()).max(f64::MIN_POSITIVE);
             return now + wait.clamp(1e-3, 1.0);
         }
         let silent = (self.seen_at + SILENT_S).max(now + 0.25);
-        match self.reset_at {
-            Some(reset_at) if self.is_window() => (reset_at + 0.25).max(now + 0.05),
-            Some(reset_at) if reset_at + 0.25 > now => silent.min(reset_at + 0.25),
+        match self.reset_at.map(|reset_at| reset_at + AFTER_S + 0.05) {
+            Some(reset) if self.is(Shape::Window) => reset.max(now + 0.05),
+            Some(reset) if reset > now => silent.min(reset),
             _ => silent,
         }
     }

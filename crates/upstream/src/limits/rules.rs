@@ -10,8 +10,6 @@ pub struct Rules {
     pub wave: bool,
     /// An early refusal whose canary passes is ignored.
     pub noise: bool,
-    /// A pace that goes well for too long has a new rate.
-    pub rose: bool,
     /// The limit's dimension is chosen by steadiness.
     pub dimension: bool,
     /// A limit of calls at a time is told apart.
@@ -24,6 +22,8 @@ pub struct Rules {
     pub hints: bool,
     /// Rate-limit headers are looked at.
     pub headers: bool,
+    /// A canary counts as passed after a few times as long as refusals take.
+    pub silence: bool,
     /// Bursts up to the depth that was seen.
     pub depth: bool,
 }
@@ -34,13 +34,13 @@ impl Default for Rules {
             slow_start: true,
             wave: true,
             noise: true,
-            rose: true,
             dimension: true,
             cap: true,
             clock: true,
             gentle: true,
             hints: true,
             headers: true,
+            silence: true,
             depth: true,
         }
     }
@@ -52,13 +52,13 @@ impl Rules {
         "slow-start",
         "wave",
         "noise",
-        "rose",
         "dimension",
         "cap",
         "clock",
         "gentle",
         "hints",
         "headers",
+        "silence",
         "depth",
     ];
 
@@ -69,13 +69,13 @@ impl Rules {
             "slow-start" => &mut rules.slow_start,
             "wave" => &mut rules.wave,
             "noise" => &mut rules.noise,
-            "rose" => &mut rules.rose,
             "dimension" => &mut rules.dimension,
             "cap" => &mut rules.cap,
             "clock" => &mut rules.clock,
             "gentle" => &mut rules.gentle,
             "hints" => &mut rules.hints,
             "headers" => &mut rules.headers,
+            "silence" => &mut rules.silence,
             "depth" => &mut rules.depth,
             _ => return None,
         } = false;

@@ -2,6 +2,7 @@
 //!
 //! While it lasts nothing is sent but one canary at a time, ever more rarely.
 
+use super::Ticket;
 use super::amount::Amounts;
 
 /// First wait of a canary where no rate is known, in seconds.
@@ -35,8 +36,8 @@ pub(super) struct Run {
     /// When the next canary may go.
     pub(super) next_at: f64,
     wait: f64,
-    /// The canary under way, by its number.
-    pub(super) canary: Option<u64>,
+    /// The canary under way.
+    pub(super) canary: Option<Ticket>,
     /// Counters before the canary.
     pub(super) counters: Amounts,
     pub(super) canaries_refused: u32,
@@ -107,6 +108,11 @@ impl Run {
             needed_departure: false,
             hinted: false,
         }
+    }
+
+    /// Whether this call is the canary.
+    pub(super) fn is_canary(&self, ticket: &Ticket) -> bool {
+        self.canary.is_some_and(|canary| canary.number == ticket.number)
     }
 
     /// The canary was refused too.

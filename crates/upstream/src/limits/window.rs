@@ -15,6 +15,16 @@ const EDGES_MAX: usize = 8;
 /// An edge known less exactly than this share of a period says nothing about it.
 const VAGUE: f64 = 0.15;
 
+/// How far edges that agree may lie apart, in seconds: the way of a call is not always as
+/// long.
+const EDGE_EXACT_S: f64 = 0.05;
+
+/// An edge off the clock contradicts it when it is younger than so many periods.
+const CONTRADICTED: f64 = 2.2;
+
+/// The part of a window at its end that is left free of planned calls.
+const RESERVE: f64 = 0.1;
+
 /// How much faster than evenly a window is filled (limit-learning.md: 1.12).
 const FILL: f64 = 1.12;
 
@@ -23,8 +33,9 @@ const FILL: f64 = 1.12;
 const TEST_FROM: f64 = 0.92;
 const TEST_END_S: f64 = 0.3;
 
-/// Calls between tests that failed (as for the wave of the pace).
+/// Calls, or windows, between tests that failed (as for the wave of the pace).
 const TEST_CALLS: f64 = 100.0;
+const TEST_WINDOWS: u32 = 2;
 
 /// How far beside its clock an edge may lie, in seconds (limit-learning.md: 0.7).
 const OFF_S: f64 = 0.7;
@@ -54,8 +65,9 @@ pub(super) struct Clock {
     /// Units beyond `most` that may be tested in this window.
     extra: f64,
     tested: f64,
-    /// Calls since a test failed.
+    /// Calls and windows since a test failed.
     calls: f64,
+    windows: u32,
     was_refused: bool,
     misses: u32,
 }
@@ -104,6 +116,7 @@ impl Windows {
                     extra: 0.0,
                     tested: 0.0,
                     calls: 0.0,
+                    windows: 0,
                     was_refused: false,
                     misses: 0,
                 });
@@ -129,10 +142,10 @@ impl Windows {
                 high: other.high + periods * period_s,
             };
             let overlap = Bracket { low: edge.low.max(moved.low), high: edge.high.min(moved.high) };
-            if overlap.low <= overlap.high + 0.05 && periods >= 1.0 {
+            if overlap.low <= overlap.high + EDGE_EXACT_S && periods >= 1.0 {
                 edge = Bracket { low: overlap.low.min(overlap.high), high: overlap.high };
                 agree += 1;
-            } else if newest.high - other.high < 2.2 * period_s {
+            } else if newest.high - other.high < CONTRADICTED * period_s {
                 return None;
             }
         }
@@ -162,8 +175,10 @@ impl Clock {
     fn turn(&mut self, now: f64, count: f64, unit: f64) {
         let used = count - self.from;
         self.calls += used / unit;
+        self.windows += 1;
         if self.was_refused {
             self.calls = 0.0;
+            self.windows = 0;
         } else if self.tested > 0.0 && used >= self.most + unit {
             // More fits than was known, and how much more only a window can tell.
             self.most *= 2.0;
@@ -196,16 +211,21 @@ impl Clock {
         true
     }
 
+    /// When this window may be tested.
+    pub(super) fn test_at(&self) -> f64 {
+        self.ends - (1.0 - TEST_FROM) * self.period_s
+    }
+
     /// Units that may still be sent in this window.
     pub(super) fn left(&mut self, now: f64, count: f64, unit: f64, is_settled: bool) -> f64 {
         let used = count - self.from;
-        let from = self.ends - (1.0 - TEST_FROM) * self.period_s;
-        let is_due = self.calls + used / unit >= TEST_CALLS && !self.was_refused;
-        if is_due && now >= from && now < self.ends - TEST_END_S {
-            if used + unit > self.most + self.extra && is_settled {
-                self.tested = (self.tested * 2.0).max(unit);
-                self.extra += self.tested;
-            }
+        let from = self.test_at();
+        let is_due = self.calls + used / unit >= TEST_CALLS || self.windows >= TEST_WINDOWS;
+        let is_due = is_due && !self.was_refused;
+        let is_time = now >= from && now < self.ends - TEST_END_S;
+        if is_due && is_time && is_settled && used + unit > self.most + self.extra {
+            self.tested = (self.tested * 2.0).max(unit);
+            self.extra += self.tested;
         }
         self.most + self.extra - used
     }
@@ -213,7 +233,7 @@ impl Clock {
     /// The rate that fills the window early enough, in units a second.
     pub(super) fn fill_per_s(&self, now: f64, count: f64) -> f64 {
         let left = (self.most + self.extra - (count - self.from)).max(0.0);
-        let time = (self.ends - 0.1 * self.period_s - now).max(1.0);
+        let time = (self.ends - RESERVE * self.period_s - now).max(1.0);
         (FILL * self.most / self.period_s).max(left / time)
     }
 
@@ -233,6 +253,7 @@ impl Clock {
     pub(super) fn full(&mut self, count: f64, unit: f64) {
         self.was_refused = true;
         self.calls = 0.0;
+        self.windows = 0;
         self.most = (count - self.from).max(unit);
         self.extra = 0.0;
     }

@@ -9,109 +9,179 @@ mod gate;
 mod measure;
 mod ours;
 mod provider;
+mod report;
 mod scenario;
+#[cfg(test)]
+mod tests;
 mod world;
 
-use anyhow::Result;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use paceline_upstream::limits::Rules;
 
 use contenders::{AimdInFlight, AimdRate, Backoff, Open, Oracle};
 use gate::Gate;
+use measure::Figures;
+use ours::Ours;
+use report::{Ablated, Report, Row, Share};
+use scenario::Scenario;
 use world::Mode;
+
+/// The contenders, ours first, as the report names them.
+const CONTENDERS: [&str; 5] =
+    ["paceline", "SDK, 2 retries", "AIMD in flight", "AIMD on rate", "headers, else backoff"];
 
 /// Options of the benchmark.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Only scenarios whose group or name contains this.
+    /// Only scenarios whose group and name contain this.
     #[arg(long)]
     only: Option<String>,
-    #[arg(long, default_value_t = 1)]
+    /// Seeds of each named scenario.
+    #[arg(long, default_value_t = 3)]
     seeds: u64,
-    #[arg(long, default_value_t = 0)]
+    /// Random scenarios.
+    #[arg(long, default_value_t = 120)]
     random: u64,
-    #[arg(long, default_value_t = 0)]
+    /// The first random scenario.
+    #[arg(long, default_value_t = 5000)]
     random_from: u64,
-    #[arg(long)]
+    /// Also without this rule of the learner; "all" for each in turn.
+    #[arg(long, value_name = "RULE")]
     ablate: Option<String>,
+    /// Only Paceline and the oracle.
     #[arg(long)]
+    alone: bool,
+    /// Writes the figures there.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What the learner believes, second by second, in one scenario of one seed.
+    #[arg(long, requires = "only")]
     trace: bool,
-    #[arg(long)]
-    all: bool,
 }
 
 pub(crate) fn bench(options: &Options) -> Result<()> {
-    let rules = options.ablate.as_deref().map_or(Some(Rules::default()), Rules::without);
-    let rules = rules.ok_or_else(|| anyhow::anyhow!("no such rule"))?;
-    let mut scenarios = scenario::named();
-    if options.random > 0 {
-        scenarios = (options.random_from..options.random_from + options.random)
-            .map(scenario::random)
-            .collect();
+    let selected = |scenario: &Scenario| {
+        let name = format!("{}: {}", scenario.group, scenario.name);
+        options.only.as_deref().is_none_or(|only| name.contains(only))
+    };
+    let named: Vec<Scenario> = scenario::named().into_iter().filter(selected).collect();
+    let random = options.random_from..options.random_from + options.random;
+    let random: Vec<Scenario> = random.map(scenario::random).filter(selected).collect();
+    if options.trace {
+        return trace(named.first().or(random.first()).context("no such scenario")?);
     }
-    let mut met = 0;
-    let mut total = 0;
-    for scenario in &scenarios {
-        if let Some(only) = &options.only {
-            if !format!("{} {}", scenario.group, scenario.name).contains(only.as_str()) {
-                continue;
-            }
-        }
-        for seed in 1..=options.seeds {
-            let ideal = world::run(scenario, seed, Mode::Oracle, &mut Oracle, false);
-            let mut ours = ours::Ours::new(rules);
-            let outcome = world::run(scenario, seed, Mode::Gate, &mut ours, options.trace);
-            for line in &outcome.trace {
-                println!("{line}");
-            }
-            let f = measure::figures(scenario, &outcome, &ideal);
-            let floor = if scenario.window_s().is_some() { 0.8 } else { 0.9 };
-            let ok = f.throughput >= floor
-                && f.refused <= 3.0
-                && f.wait <= 1.5
-                && f.failed == 0.0
-                && f.halved_s.is_none_or(|s| {
-                    s <= scenario.window_s().map_or(30.0, |w| f64::max(30.0, 2.0 * w))
-                })
-                && f.doubled_s.is_none_or(|s| {
-                    s <= scenario.window_s().map_or(60.0, |w| f64::max(60.0, 2.0 * w))
-                });
-            total += 1;
-            met += u64::from(ok);
-            println!(
-                "{}{:20.20} {:70.70} n {:5} thr {:.3} ref {:6.2} wait {:5.2} half {:4} dbl {:4} fail {:.1} jain {:.3} p99 {:.1} {:.1}",
-                if ok { ' ' } else { '!' },
-                scenario.group,
-                scenario.name,
-                ideal.admitted.len(),
-                f.throughput,
-                f.refused,
-                f.wait,
-                f.halved_s.map_or("-".into(), |s| format!("{s:.0}")),
-                f.doubled_s.map_or("-".into(), |s| format!("{s:.0}")),
-                f.failed,
-                f.jain,
-                measure::p99(&outcome.waits),
-                measure::p99(&ideal.waits)
-            );
-            if options.all {
-                let mut others: Vec<(&str, Mode, Box<dyn Gate>)> = vec![
-                    ("sdk", Mode::Sdk, Box::new(Open)),
-                    ("aimd in flight", Mode::Gate, Box::<AimdInFlight>::default()),
-                    ("aimd rate", Mode::Gate, Box::<AimdRate>::default()),
-                    ("backoff", Mode::Gate, Box::<Backoff>::default()),
-                ];
-                for (name, mode, gate) in &mut others {
-                    let outcome = world::run(scenario, seed, *mode, gate.as_mut(), false);
-                    let f = measure::figures(scenario, &outcome, &ideal);
-                    println!(
-                        "    {name:60} thr {:.3} ref {:6.2} wait {:5.2} fail {:.1}",
-                        f.throughput, f.refused, f.wait, f.failed
-                    );
-                }
-            }
-        }
+    if let Some(rule) = &options.ablate {
+        return ablate(rule, &named, &random, options);
     }
-    println!("met {met} of {total}");
+    let contenders = if options.alone { 1 } else { CONTENDERS.len() };
+    let progress = Progress::new(named.len() + random.len());
+    let mut report = Report::new(options.seeds, options.random_from);
+    for scenario in &named {
+        progress.show(report.named.len(), &scenario.name);
+        report.named.push(row(scenario, options.seeds, contenders, Rules::default()));
+    }
+    for scenario in &random {
+        progress.show(named.len() + report.random.len(), &scenario.name);
+        report.random.push(row(scenario, 1, contenders, Rules::default()));
+    }
+    progress.clear();
+    report.print();
+    if let Some(path) = &options.json {
+        report.write(path)?;
+    }
     Ok(())
+}
+
+/// The figures of all contenders in one scenario, means over the seeds.
+fn row(scenario: &Scenario, seeds: u64, contenders: usize, rules: Rules) -> Row {
+    let mut sums = vec![Vec::new(); contenders];
+    for seed in 1..=seeds {
+        let ideal = world::run(scenario, seed, Mode::Oracle, &mut Oracle, false);
+        for (at, sum) in sums.iter_mut().enumerate() {
+            let (mode, mut gate) = contender(at, rules);
+            let outcome = world::run(scenario, seed, mode, gate.as_mut(), false);
+            sum.push(measure::figures(scenario, &outcome, &ideal));
+        }
+    }
+    Row::new(scenario, sums.iter().map(|figures| Figures::mean(figures)).collect())
+}
+
+fn contender(at: usize, rules: Rules) -> (Mode, Box<dyn Gate>) {
+    match at {
+        0 => (Mode::Gate, Box::new(Ours::new(rules))),
+        1 => (Mode::Sdk, Box::<Open>::default()),
+        2 => (Mode::Gate, Box::<AimdInFlight>::default()),
+        3 => (Mode::Gate, Box::<AimdRate>::default()),
+        _ => (Mode::Gate, Box::<Backoff>::default()),
+    }
+}
+
+/// The learner with all rules, and without one.
+fn ablate(rule: &str, named: &[Scenario], random: &[Scenario], options: &Options) -> Result<()> {
+    let names: Vec<&str> =
+        if rule == "all" { Rules::NAMES.to_vec() } else { rule.split(',').collect() };
+    let mut variants = vec![("(none)", Rules::default())];
+    for name in names {
+        let Some(rules) = Rules::without(name) else {
+            bail!("no rule {name:?}; there are {}", Rules::NAMES.join(", "));
+        };
+        variants.push((name, rules));
+    }
+    let progress = Progress::new(variants.len());
+    let mut found = Vec::new();
+    for (name, rules) in variants {
+        progress.show(found.len(), name);
+        let rows = |scenarios: &[Scenario], seeds| -> Vec<Row> {
+            scenarios.iter().map(|scenario| row(scenario, seeds, 1, rules)).collect()
+        };
+        let named = rows(named, options.seeds);
+        found.push(Ablated {
+            without: name.to_owned(),
+            named: Share::of(&named, 0, false),
+            blurred: Share::of(&named, 0, true),
+            random: Share::of(&rows(random, 1), 0, false),
+        });
+    }
+    progress.clear();
+    report::print_ablation(&found);
+    if let Some(path) = &options.json {
+        report::write_json(path, &found)?;
+    }
+    Ok(())
+}
+
+fn trace(scenario: &Scenario) -> Result<()> {
+    let mut gate = Ours::new(Rules::default());
+    for line in world::run(scenario, 1, Mode::Gate, &mut gate, true).trace {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// One line on the terminal that says how far it is.
+struct Progress {
+    total: usize,
+    is_shown: bool,
+}
+
+impl Progress {
+    fn new(total: usize) -> Self {
+        Self { total, is_shown: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&self, done: usize, what: &str) {
+        if self.is_shown {
+            eprint!("\r\x1b[K{} of {}: {what:.60}", done + 1, self.total);
+        }
+    }
+
+    fn clear(&self) {
+        if self.is_shown {
+            eprint!("\r\x1b[K");
+        }
+    }
 }

@@ -29,6 +29,33 @@ pub(crate) struct Figures {
     pub(crate) jain: f64,
 }
 
+impl Figures {
+    /// The mean over several seeds.
+    pub(crate) fn mean(all: &[Self]) -> Self {
+        let count = all.len().max(1) as f64;
+        let of = |value: fn(&Self) -> f64| rounded(all.iter().map(value).sum::<f64>() / count);
+        let times = |value: fn(&Self) -> Option<f64>| {
+            let known: Vec<f64> = all.iter().filter_map(value).collect();
+            (!known.is_empty()).then(|| rounded(known.iter().sum::<f64>() / known.len() as f64))
+        };
+        Self {
+            throughput: of(|figures| figures.throughput),
+            refused: of(|figures| figures.refused),
+            wait: of(|figures| figures.wait),
+            halved_s: times(|figures| figures.halved_s),
+            doubled_s: times(|figures| figures.doubled_s),
+            failed: of(|figures| figures.failed),
+            jain: of(|figures| figures.jain),
+        }
+    }
+}
+
+/// Four decimals, as many as mean something.
+pub(crate) fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+/// The figures of one run beside the oracle's.
 pub(crate) fn figures(scenario: &Scenario, outcome: &Outcome, ideal: &Outcome) -> Figures {
     let sends = outcome.sends.iter().filter(|at| **at >= SETTLED_S).count();
     let refused = outcome.refusals.iter().filter(|at| **at >= SETTLED_S).count();
@@ -74,7 +101,7 @@ fn count(times: &[f64], from: f64, to: f64) -> f64 {
     (below(to) - below(from)) as f64
 }
 
-pub(crate) fn p99(waits: &[f64]) -> f64 {
+fn p99(waits: &[f64]) -> f64 {
     let mut sorted = waits.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = (sorted.len() as f64 * 0.99) as usize;

@@ -364,7 +364,7 @@ pub(crate) fn random(seed: u64) -> Scenario {
         name += ", refusals count";
         draft = draft.manners(|manners| manners.refusals_count = true);
     }
-    draft = draft.manners(|manners| manners.overloaded = seed % 4 == 0);
+    draft = draft.manners(|manners| manners.overloaded = seed.is_multiple_of(4));
     draft.0.shape.reply_cv = between(&mut rng, 0.2, 1.2);
     draft.0.shape.tokens_cv = between(&mut rng, 0.3, 1.2);
     draft.0.name = format!("#{seed} {per_min:.0}/min, {reply_s:.0} s: {name}");

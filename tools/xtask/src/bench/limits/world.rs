@@ -207,6 +207,8 @@ impl World<'_> {
                 self.at(self.now + way, Event::Answered { call });
             }
             Event::Answered { call } => self.answered(call),
+            // One that an earlier one has replaced.
+            Event::Wake if self.now < self.wake_at - 1e-9 => return,
             Event::Wake => self.wake_at = f64::INFINITY,
             Event::Scale { by } => self.provider.scale(self.now, by),
             Event::Resend { call } => self.send(call),
