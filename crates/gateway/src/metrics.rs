@@ -88,6 +88,10 @@ pub struct Metrics {
     pub(crate) waited: Histogram,
     /// Attempts beyond the first at a model.
     pub(crate) retries: Counter,
+    /// Calls that were sent twice, since they were late, and those of them whose second
+    /// attempt answered first.
+    pub(crate) hedges: Counter,
+    pub(crate) hedges_won: Counter,
     /// Calls that went on to another model.
     pub(crate) fallbacks: Counter,
     pub(crate) saved: UpstreamMetrics,
@@ -149,6 +153,14 @@ impl Metrics {
             "Times that a call went on to the next model of its route",
             fallbacks.clone(),
         );
+        let hedges = Counter::default();
+        registry.register("paceline_hedges", "Calls sent twice, as they were late", hedges.clone());
+        let hedges_won = Counter::default();
+        registry.register(
+            "paceline_hedges_won",
+            "Calls sent twice whose second attempt answered first",
+            hedges_won.clone(),
+        );
         let calls = || Histogram::new(&CALL_BOUNDS_NS);
         let duration = Family::new_with_constructor(calls as fn() -> Histogram);
         registry.register(
@@ -206,6 +218,8 @@ impl Metrics {
             waiting,
             waited,
             retries,
+            hedges,
+            hedges_won,
             fallbacks,
             saved: upstream("kept", false),
             upstreams: upstreams

@@ -13,9 +13,11 @@ use paceline_upstream::Upstream;
 
 use crate::metrics::Metrics;
 use crate::stages::admit::{self, Admit};
+use crate::stages::hedge::Hedges;
 use crate::stages::line::LineConfig;
 use crate::stages::record::{Answer, Recorder};
-use crate::stages::send::{RetryConfig, Routes, Send};
+use crate::stages::routes::Routes;
+use crate::stages::send::{RetryConfig, Send};
 
 /// A request as a listener, or a replay, hands it in.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Shared {
     pub routes: Routes,
     /// When and how often calls are sent again.
     pub retry: RetryConfig,
+    /// What may be spent on calls that are sent twice, since they are late.
+    pub hedges: Hedges,
     /// How calls wait for the limits of upstreams.
     pub lines: LineConfig,
     /// What is measured.

@@ -7,7 +7,9 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use paceline_cache::{Flights, Memory};
 use paceline_core::Clock;
-use paceline_gateway::{AdmitConfig, Deployment, Lines, Models, Parts, Pipeline, Routes, Shared};
+use paceline_gateway::{
+    AdmitConfig, Deployment, Hedges, Lines, Models, Parts, Pipeline, Routes, Shared,
+};
 use paceline_route::{Affinity, LeastOfTwo, Policy, Pool, Target};
 use paceline_sim::{Local, Shape};
 use paceline_telemetry::metrics::{Gauge, Registry};
@@ -94,6 +96,7 @@ impl Gateway {
             memory: Memory::new(resolved.memory, clock.clone(), cache_metrics.clone()),
             flights: Flights::new(resolved.flights, cache_metrics),
             retry: resolved.retry,
+            hedges: Hedges::new(resolved.hedge),
             lines: resolved.lines,
             routes: Routes::new(routed, resolved.chains.clone(), lines, |places, targets| {
                 let engines = places.iter().all(|at| kinds[*at] == Kind::Engine);

@@ -10,6 +10,7 @@ mod policy;
 mod queue;
 mod target;
 mod threads;
+mod times;
 
 pub use affinity::{Affinity, AffinityConfig};
 pub use budget::RetryBudget;
@@ -18,3 +19,4 @@ pub use least::LeastOfTwo;
 pub use policy::{Policy, RouteKey};
 pub use queue::{Full, LEVELS, Order, Queue, QueueConfig, Ticket, Waiting};
 pub use target::{Ask, Lease, Outcome, Pool, Target};
+pub use times::Times;

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::budget::RetryBudget;
 use crate::health::{Health, HealthConfig};
 use crate::policy::{Policy, RouteKey};
+use crate::times::Times;
 
 /// One deployment in a pool.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Target {
     claims: AtomicU64,
     health: Health,
     retries: RetryBudget,
+    whole_times: Times,
+    stream_times: Times,
 }
 
 impl Target {
@@ -34,6 +37,8 @@ impl Target {
             claims: AtomicU64::new(0),
             health: Health::new(health),
             retries: RetryBudget::default(),
+            whole_times: Times::default(),
+            stream_times: Times::default(),
         }
     }
 
@@ -72,6 +77,12 @@ impl Target {
     /// The retries that it has earned.
     pub fn retries(&self) -> &RetryBudget {
         &self.retries
+    }
+
+    /// How long its answers take to begin: the first token of a stream, or all of a whole
+    /// answer.
+    pub fn times(&self, stream: bool) -> &Times {
+        if stream { &self.stream_times } else { &self.whole_times }
     }
 
     /// Whether it takes calls at `now`.
@@ -132,6 +143,12 @@ impl Pool {
         all.fold(0, |set, (at, target)| set | u64::from(target.usable(now)) << at)
     }
 
+    /// Whether one more may be left out as an outlier.
+    fn may_eject(&self, share_max: f64) -> bool {
+        let out = self.targets.len() - self.usable().count_ones() as usize;
+        (out + 1) as f64 <= share_max * self.targets.len() as f64
+    }
+
     /// The deployments.
     pub fn targets(&self) -> &[Arc<Target>] {
         &self.targets
@@ -145,18 +162,21 @@ impl Pool {
         let now = self.clock.now();
         let all = self.targets.iter().enumerate();
         let rest = all.clone().fold(0, |set, (at, _)| set | 1 << at) & !tried;
-        let healthy = all.fold(0, |set, (at, t)| set | u64::from(t.usable(now)) << at) & rest;
         let (thread, bytes, random) = (ask.thread(), ask.bytes, fastrand::u64(..));
+        // In a slow start a conversation that was let in stays so.
+        let draw = |target: &Target| thread.map_or(random, |thread| thread ^ target.seed);
+        let takes = |target: &Target| u64::from(target.health.takes(now, draw(target)));
+        let healthy = all.fold(0, |set, (at, target)| set | takes(target) << at) & rest;
         let key = RouteKey { thread, bytes, now, random };
         let mut usable = healthy;
         while let Some(at) = self.policy.pick(key, &self.targets, usable) {
             if let Some(trial) = self.targets[at].health.enter(now) {
-                return Some(Lease::take(self, at, trial, bytes));
+                return Some(Lease::take(self, at, trial, now, bytes));
             }
             usable &= !(1 << at);
         }
         let at = self.policy.pick(key, &self.targets, rest)?;
-        Some(Lease::take(self, at, false, bytes))
+        Some(Lease::take(self, at, false, now, bytes))
     }
 }
 
@@ -176,21 +196,27 @@ pub struct Lease {
     pool: Arc<Pool>,
     at: usize,
     trial: bool,
+    taken: Instant,
     /// Bytes of the request, until its answer begins.
     unread: u64,
 }
 
 impl Lease {
-    fn take(pool: &Arc<Pool>, at: usize, trial: bool, unread: u64) -> Self {
+    fn take(pool: &Arc<Pool>, at: usize, trial: bool, taken: Instant, unread: u64) -> Self {
         let target = &pool.targets[at];
         target.outstanding.fetch_add(1, Ordering::Relaxed);
         target.unread.fetch_add(unread, Ordering::Relaxed);
-        Self { pool: Arc::clone(pool), at, trial, unread }
+        Self { pool: Arc::clone(pool), at, trial, taken, unread }
     }
 
     /// The deployment's place in the pool.
     pub fn index(&self) -> usize {
         self.at
+    }
+
+    /// When it was taken.
+    pub fn taken(&self) -> Instant {
+        self.taken
     }
 
     /// The deployment.
@@ -211,13 +237,16 @@ impl Lease {
     pub fn report(&mut self, outcome: Outcome) -> bool {
         let trial = std::mem::take(&mut self.trial);
         let health = &self.pool.targets[self.at].health;
+        let now = || self.pool.clock.now();
         match outcome {
             Outcome::Answered => {
-                health.succeeded();
+                health.succeeded(now, trial);
                 false
             }
-            Outcome::Failed => health.failed(self.pool.clock.now(), trial),
-            Outcome::Barred => health.barred(self.pool.clock.now()),
+            Outcome::Failed => {
+                health.failed(now(), trial, || self.pool.may_eject(health.outliers_share_max()))
+            }
+            Outcome::Barred => health.barred(now()),
         }
     }
 }

@@ -110,6 +110,12 @@ impl Reply {
         self.step(Step::Pause(time))
     }
 
+    /// The same reply, so much later.
+    pub fn late_by(mut self, time: Duration) -> Self {
+        self.steps.insert(0, Step::Pause(time));
+        self
+    }
+
     /// Waits until the test opens the gate. The peer's leaving ends the wait.
     pub fn wait_for(self, gate: &Gate) -> Self {
         self.step(Step::Gate(gate.clone()))

@@ -14,7 +14,7 @@ use crate::http::edge::answer;
 use crate::pipeline::Pipeline;
 use crate::stages::admit::strip;
 use crate::stages::record::Answer;
-use crate::stages::send::{Deployment, Models};
+use crate::stages::routes::{Deployment, Models};
 
 /// How long a deployment may take to list its models.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);

@@ -12,8 +12,8 @@ use paceline_route::{Lease, Outcome};
 use paceline_upstream::limits::Used;
 use smallvec::SmallVec;
 
+use crate::stages::attempt::report;
 use crate::stages::line::Pass;
-use crate::stages::send::report;
 
 /// A stream that has begun to answer: what came of it until then, and the rest.
 pub(crate) struct Begun {

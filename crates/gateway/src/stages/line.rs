@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
-use crate::stages::send::{Way, ask};
+use crate::stages::routes::{Way, ask};
 
 /// How calls wait where a provider's limits hold them back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -411,7 +411,7 @@ impl Drop for Pass {
 }
 
 /// What a call will take: its bytes at four to a token, and the answer that it allows.
-fn cost(call: &Call) -> Cost {
+pub(crate) fn cost(call: &Call) -> Cost {
     let raw = &call.request;
     let limit = |name: &[u8]| {
         let member = raw.fields.members.iter().find(|member| raw.get(member.key) == name)?;

@@ -3,10 +3,13 @@
 
 pub(crate) mod admit;
 mod answer;
+mod attempt;
 mod digest;
+pub(crate) mod hedge;
 pub(crate) mod line;
 mod prepare;
 pub(crate) mod record;
+pub(crate) mod routes;
 pub(crate) mod send;
 mod translate;
 mod verdict;

@@ -11,7 +11,7 @@ use paceline_core::{
 };
 use paceline_upstream::{Auth, CREDENTIALS, Provider};
 
-use crate::stages::send::Deployment;
+use crate::stages::routes::Deployment;
 use crate::stages::translate::{self, Translation};
 
 /// What a deployment is sent, and how its answer is to be read.

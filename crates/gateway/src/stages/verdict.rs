@@ -9,8 +9,8 @@ use paceline_route::Outcome;
 pub(crate) struct Verdict {
     /// Where the same call may be sent now.
     pub(crate) again: Again,
-    /// What it says of the deployment.
-    pub(crate) outcome: Outcome,
+    /// What it says of the deployment; nothing when that was not asked.
+    pub(crate) outcome: Option<Outcome>,
     /// Whether another model may answer instead.
     pub(crate) fallback: Fallback,
 }
@@ -39,7 +39,7 @@ pub(crate) enum Fallback {
 
 impl Verdict {
     const fn new(again: Again, outcome: Outcome, fallback: Fallback) -> Self {
-        Self { again, outcome, fallback }
+        Self { again, outcome: Some(outcome), fallback }
     }
 
     /// Of an answer with an error status. `keyed` tells whether the key was the deployment's
@@ -67,16 +67,17 @@ impl Verdict {
 
     /// Of an attempt without an answer.
     pub(crate) fn of_error(error: &Error) -> Self {
-        let outcome =
-            if error.origin() == Origin::Upstream { Outcome::Failed } else { Outcome::Answered };
-        match (error.kind(), error.retry()) {
+        let by_upstream = error.origin() == Origin::Upstream;
+        let (again, fallback) = match (error.kind(), error.retry()) {
             (ErrorKind::UpstreamConnect | ErrorKind::UpstreamBroken, _) => {
-                Self::new(Again::Any, outcome, Fallback::Next)
+                (Again::Any, Fallback::Next)
             }
-            (ErrorKind::UpstreamTimeout, _) => Self::new(Again::Other, outcome, Fallback::Next),
-            (_, Retry::OtherTarget) => Self::new(Again::Other, outcome, Fallback::Next),
-            _ => Self::new(Again::Never, outcome, Fallback::None),
-        }
+            (ErrorKind::UpstreamTimeout, _) | (_, Retry::OtherTarget) => {
+                (Again::Other, Fallback::Next)
+            }
+            _ => (Again::Never, Fallback::None),
+        };
+        Self { again, outcome: by_upstream.then_some(Outcome::Failed), fallback }
     }
 }
 
@@ -117,7 +118,7 @@ mod tests {
         check(529, Again::Any, Fallback::Next);
         let long = Verdict::of_class(FailureClass::ContextTooLong, true);
         assert_eq!(long.fallback, Fallback::Longer);
-        assert_eq!(Verdict::of_class(FailureClass::Quota, true).outcome, Outcome::Barred);
+        assert_eq!(Verdict::of_class(FailureClass::Quota, true).outcome, Some(Outcome::Barred));
         assert_eq!(Verdict::of_class(FailureClass::Quota, false).again, Again::Never);
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Raw {
     pub(crate) health: Health,
     /// When and how often a call is sent again.
     pub(crate) retry: Retry,
+    /// Calls that are sent a second time when their answer is late.
+    pub(crate) hedge: Hedge,
     /// How calls wait for the limits of providers.
     pub(crate) queue: Queue,
     /// Kept replies.
@@ -282,15 +284,31 @@ impl Default for Timeouts {
 pub(crate) struct Health {
     /// Failures in a row that take it out. Default: 5.
     pub(crate) failures_max: u32,
+    /// The share of failures among its last calls, at least 20 of them, from which a
+    /// deployment is left out as an outlier; above 0, and 1 for never. Default: 0.5.
+    pub(crate) failed_share_max: f64,
+    /// The share of a model's deployments that may be left out as outliers; those that fail
+    /// each time are left out in any case. Default: 0.5.
+    pub(crate) outliers_share_max: f64,
     /// How long it is left out at first, in milliseconds; doubled each time. Default: 1000.
     pub(crate) open_ms: u64,
     /// The longest time that it is left out, in milliseconds. Default: 60000.
     pub(crate) open_ms_max: u64,
+    /// How long a deployment that is back takes to get its full share of calls, in
+    /// milliseconds. Default: 10000.
+    pub(crate) slow_start_ms: u64,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { failures_max: 5, open_ms: 1000, open_ms_max: 60_000 }
+        Self {
+            failures_max: 5,
+            failed_share_max: 0.5,
+            outliers_share_max: 0.5,
+            open_ms: 1000,
+            open_ms_max: 60_000,
+            slow_start_ms: 10_000,
+        }
     }
 }
 
@@ -312,6 +330,27 @@ pub(crate) struct Retry {
 impl Default for Retry {
     fn default() -> Self {
         Self { attempts_max: 3, backoff_ms: 500, wait_ms_max: 30_000 }
+    }
+}
+
+/// Calls that are sent a second time, to another deployment, when their answer is late. The
+/// first answer counts, and the other attempt is cancelled.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Hedge {
+    /// Whether calls are. Default: false.
+    pub(crate) enabled: bool,
+    /// The share of a deployment's answers that begin sooner than one that is late, as
+    /// learned from the last thousand; above 0 and below 1. Default: 0.95.
+    pub(crate) quantile: f64,
+    /// What second attempts may take, as a share of the tokens of all calls; at most 1.
+    /// Default: 0.02.
+    pub(crate) spend_share_max: f64,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self { enabled: false, quantile: 0.95, spend_share_max: 0.02 }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
 use paceline_gateway::http::EdgeConfig;
-use paceline_gateway::{Chain, LineConfig, Overflow, RetryConfig, StaticKey};
+use paceline_gateway::{Chain, HedgeConfig, LineConfig, Overflow, RetryConfig, StaticKey};
 use paceline_route::{HealthConfig, Order, QueueConfig};
 use paceline_upstream::{
     AwsKey, Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
@@ -32,6 +32,7 @@ pub(crate) struct Resolved {
     pub(crate) chains: HashMap<Bytes, Chain>,
     /// When and how often calls are sent again.
     pub(crate) retry: RetryConfig,
+    pub(crate) hedge: HedgeConfig,
     /// How calls wait for the limits of providers.
     pub(crate) lines: LineConfig,
     /// When a failing deployment is left out.
@@ -137,6 +138,7 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             "1 sends each call once",
         ));
     }
+    faults.extend(shares(raw));
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -159,11 +161,19 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             backoff: ms(raw.retry.backoff_ms),
             wait_max: ms(raw.retry.wait_ms_max),
         },
+        hedge: HedgeConfig {
+            enabled: raw.hedge.enabled,
+            quantile: raw.hedge.quantile,
+            spend_share_max: raw.hedge.spend_share_max,
+        },
         lines: lines(&raw.queue),
         health: HealthConfig {
             failures_max: raw.health.failures_max,
+            failed_share_max: raw.health.failed_share_max,
+            outliers_share_max: raw.health.outliers_share_max,
             open_min: ms(raw.health.open_ms),
             open_max: ms(raw.health.open_ms_max),
+            slow_start: ms(raw.health.slow_start_ms),
         },
         memory: MemoryConfig {
             bytes_max: raw.cache.memory_bytes_max,
@@ -173,6 +183,24 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         flights: FlightsConfig { bytes_max: raw.flights.bytes_max },
         sim: raw.sim.clone(),
     })
+}
+
+/// Shares that are none.
+fn shares(raw: &Raw) -> Vec<Fault> {
+    let (health, hedge) = (&raw.health, &raw.hedge);
+    let shares = [
+        ("`failed_share_max` in [health]", health.failed_share_max, health.failed_share_max > 0.0),
+        ("`outliers_share_max` in [health]", health.outliers_share_max, true),
+        ("`quantile` in [hedge]", hedge.quantile, hedge.quantile > 0.0 && hedge.quantile < 1.0),
+        ("`spend_share_max` in [hedge]", hedge.spend_share_max, true),
+    ];
+    let wrong = shares.iter().filter(|(_, share, fits)| !fits || !(0.0..=1.0).contains(share));
+    wrong
+        .map(|(name, share, _)| {
+            let help = "give a share between 0 and 1, such as 0.5";
+            Fault::plain(format!("{name} cannot be {share}"), help)
+        })
+        .collect()
 }
 
 /// Shorter keys can be guessed.

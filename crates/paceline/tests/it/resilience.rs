@@ -1,8 +1,13 @@
 //! What happens to a call when an upstream fails: again, elsewhere, another model, or the
 //! upstream's own error.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
 use testkit::http::Response;
-use testkit::{Reply, Script};
+use testkit::{Gate, Reply, Script};
 
 use crate::support::{Gateway, answer, chat, deployment, finish, piece, two_threads};
 
@@ -198,4 +203,61 @@ fn a_prompt_that_does_not_fit_goes_to_the_longer_model() {
     let response = gateway.call(&[], chat("a", "").replace("\"sim\"", "\"smart\""));
     assert_eq!((response.status, named(&response)), (200, "c"));
     assert_eq!(next.count(), 0);
+}
+
+/// Sends so many calls of eight threads, so that the gateway knows how long answers take.
+fn warm(gateway: &Gateway, calls: usize) {
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..calls / 8 {
+                    assert_eq!(gateway.call(&[], chat("warm", "")).status, 200);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_late_call_is_sent_twice_and_the_first_answer_counts() {
+    let (gate, slow) = (Gate::new(), Arc::new(AtomicUsize::new(0)));
+    let upstream = |name: &'static str| {
+        let (gate, slow) = (gate.clone(), Arc::clone(&slow));
+        Script::new()
+            .respond(move |request| {
+                let reply = Reply::json(200, &answer(name));
+                if request.header("x-case").is_some() && slow.fetch_add(1, SeqCst) == 0 {
+                    return Reply::new().wait_for(&gate).close();
+                }
+                reply
+            })
+            .start()
+    };
+    let (a, b) = (upstream("a"), upstream("b"));
+    let hedge = "[hedge]\nenabled = true\nspend_share_max = 0.5\n";
+    let gateway = start(&[("a", a.url(), ""), ("b", b.url(), "")], hedge);
+    warm(&gateway, 400);
+    let before = gateway.metric("paceline_hedges_won_total");
+    let response = gateway.call(&[("x-case", "slow")], chat("a", ""));
+    assert_eq!(response.status, 200);
+    assert_eq!(slow.load(SeqCst), 2);
+    assert_eq!(gateway.metric("paceline_hedges_won_total"), before + 1.0);
+    assert!(gateway.metric("paceline_hedges_total") >= 1.0);
+    // The attempt that lost was cancelled.
+    gateway.wait_until_idle();
+    gate.open();
+}
+
+#[test]
+fn a_call_that_cannot_make_its_deadline_is_not_sent() {
+    let slow = Reply::json(200, &answer("late")).late_by(Duration::from_millis(100));
+    let upstream = Script::new().otherwise(slow).start();
+    let gateway = start(&[("a", upstream.url(), "")], "");
+    warm(&gateway, 64);
+    let response = gateway.call(&[("x-paceline-deadline-ms", "40")], chat("a", ""));
+    assert_eq!(response.status, 504, "{}", response.text());
+    assert!(response.text().contains("was not sent"), "{}", response.text());
+    assert_eq!(upstream.count(), 64);
+    let response = gateway.call(&[("x-paceline-deadline-ms", "5000")], chat("a", ""));
+    assert_eq!(response.status, 200);
 }

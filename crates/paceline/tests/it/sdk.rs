@@ -80,7 +80,11 @@ fn errors_are_those_that_the_sdks_know() {
             }
         })
         .start();
-    let gateway = Gateway::before(&upstream);
+    // Nothing is sent again, so that each client sees what the upstream said.
+    let config =
+        "[queue]\nlearn = false\n[retry]\nattempts_max = 1\n[health]\nfailures_max = 1000\n";
+    let config = deployment("a", upstream.url(), "") + config;
+    let gateway = Gateway::start(two_threads().config(&config));
     let environment = [("BASE_URL", gateway.url())];
     std::thread::scope(|scope| {
         scope.spawn(|| clients::python("openai_errors.py", &environment));
