@@ -113,6 +113,18 @@ pub(crate) struct UpstreamMetrics {
     pub(crate) output: Counter,
 }
 
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
 impl Metrics {
     /// Registers the metrics; `upstreams` are the deployments' names, and whether each is
     /// simulated.
@@ -125,41 +137,27 @@ impl Metrics {
             "Answered calls, by where the answer came from",
             cache.clone(),
         );
-        let in_flight = Gauge::default();
-        registry.register("paceline_requests_in_flight", "Calls under way", in_flight.clone());
-        let connections = Gauge::default();
-        registry.register(
-            "paceline_client_connections",
-            "Open client connections",
-            connections.clone(),
-        );
-        let waiting = Gauge::default();
-        registry.register(
-            "paceline_queue_calls",
-            "Calls that wait for a provider's limits",
-            waiting.clone(),
-        );
+        let in_flight = gauge(registry, "paceline_requests_in_flight", "Calls under way");
+        let connections = gauge(registry, "paceline_client_connections", "Open client connections");
+        let waiting =
+            gauge(registry, "paceline_queue_calls", "Calls that wait for a provider's limits");
         let waited = Histogram::new(&CALL_BOUNDS_NS);
         registry.register(
             "paceline_queue_wait_seconds",
             "How long calls waited for a provider's limits",
             waited.clone(),
         );
-        let retries = Counter::default();
-        registry.register("paceline_retries", "Attempts beyond a call's first", retries.clone());
-        let fallbacks = Counter::default();
-        registry.register(
+        let retries = counter(registry, "paceline_retries", "Attempts beyond a call's first");
+        let fallbacks = counter(
+            registry,
             "paceline_fallbacks",
             "Times that a call went on to the next model of its route",
-            fallbacks.clone(),
         );
-        let hedges = Counter::default();
-        registry.register("paceline_hedges", "Calls sent twice, as they were late", hedges.clone());
-        let hedges_won = Counter::default();
-        registry.register(
+        let hedges = counter(registry, "paceline_hedges", "Calls sent twice, as they were late");
+        let hedges_won = counter(
+            registry,
             "paceline_hedges_won",
             "Calls sent twice whose second attempt answered first",
-            hedges_won.clone(),
         );
         let calls = || Histogram::new(&CALL_BOUNDS_NS);
         let duration = Family::new_with_constructor(calls as fn() -> Histogram);

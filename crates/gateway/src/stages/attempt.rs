@@ -22,6 +22,14 @@ use crate::stages::send::Send;
 use crate::stages::translate;
 use crate::stages::verdict::{Verdict, class_of_status};
 
+/// A call on its way to the deployments of a model, which it names as callers do.
+#[derive(Clone, Copy)]
+pub(crate) struct Errand<'a> {
+    pub(crate) call: &'a Arc<Call>,
+    pub(crate) model: &'a Bytes,
+    pub(crate) route: &'a Route,
+}
+
 /// How one attempt failed.
 pub(crate) struct Failed {
     pub(crate) result: Result<Reply>,
@@ -37,11 +45,10 @@ impl Send {
     /// Tries one deployment of a route. A stream has begun to answer when this returns.
     pub(crate) async fn attempt(
         &self,
-        call: &Call,
-        model: &Bytes,
-        route: &Route,
+        errand: Errand<'_>,
         (mut lease, pass): (Lease, Option<Pass>),
     ) -> Result<Reply, Failed> {
+        let Errand { call, model, route } = errand;
         let place = lease.index();
         let at = route.deployments[place];
         if let Some(deadline) = call.deadline.0 {

@@ -3,17 +3,14 @@
 //! "The Tail at Scale", CACM 2013). What that may cost is bounded.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
 
-use bytes::Bytes;
 use paceline_core::{Call, Instant, Reply, Result};
 use paceline_route::Lease;
 
-use crate::stages::attempt::Failed;
+use crate::stages::attempt::{Errand, Failed};
 use crate::stages::line::{Pass, Turn, cost};
-use crate::stages::routes::Route;
 use crate::stages::send::Send;
 
 /// Whether and when calls are hedged.
@@ -89,31 +86,28 @@ impl Send {
     /// `tried`.
     pub(crate) async fn hedged(
         &self,
-        call: &Arc<Call>,
-        model: &Bytes,
-        route: &Route,
+        errand: Errand<'_>,
         (lease, pass): (Lease, Option<Pass>),
         tried: &mut u64,
     ) -> Result<Reply, Failed> {
-        match self.shared.hedges.late_at(call, &lease) {
-            Some(late) if !route.all_tried(*tried) => {
-                Box::pin(self.race(call, model, route, (lease, pass), tried, late)).await
+        match self.shared.hedges.late_at(errand.call, &lease) {
+            Some(late) if !errand.route.all_tried(*tried) => {
+                Box::pin(self.race(errand, (lease, pass), tried, late)).await
             }
-            _ => self.attempt(call, model, route, (lease, pass)).await,
+            _ => self.attempt(errand, (lease, pass)).await,
         }
     }
 
     async fn race(
         &self,
-        call: &Arc<Call>,
-        model: &Bytes,
-        route: &Route,
+        errand: Errand<'_>,
         boarded: (Lease, Option<Pass>),
         tried: &mut u64,
         late: Instant,
     ) -> Result<Reply, Failed> {
+        let Errand { call, route, .. } = errand;
         let (hedges, metrics) = (&self.shared.hedges, &self.shared.metrics);
-        let mut first = pin!(self.attempt(call, model, route, boarded));
+        let mut first = pin!(self.attempt(errand, boarded));
         if let Some(sent) = self.shared.clock.timeout_at(late, &mut first).await {
             return sent;
         }
@@ -128,7 +122,7 @@ impl Send {
         };
         *tried |= 1 << boarded.0.index();
         metrics.hedges.inc();
-        let mut second = pin!(self.attempt(call, model, route, boarded));
+        let mut second = pin!(self.attempt(errand, boarded));
         let (sent, by_second) = std::future::poll_fn(|cx| {
             if let Poll::Ready(sent) = first.as_mut().poll(cx) {
                 return Poll::Ready((sent, false));

@@ -9,7 +9,7 @@ use paceline_upstream::Upstream;
 use serde_json::json;
 
 use crate::pipeline::Shared;
-use crate::stages::attempt::Failed;
+use crate::stages::attempt::{Errand, Failed};
 use crate::stages::line::Turn;
 use crate::stages::routes::{Deployment, Route};
 use crate::stages::verdict::{Again, Fallback, Verdict};
@@ -133,7 +133,7 @@ impl Send {
             }
             attempts += u32::from(!refused);
             tried |= 1 << lease.index();
-            let sent = self.hedged(call, model, route, (lease, pass), &mut tried).await;
+            let sent = self.hedged(Errand { call, model, route }, (lease, pass), &mut tried).await;
             let Failed { result, verdict, wait, limited } = match sent {
                 Ok(reply) => return Ended { result: Ok(reply), fallback: Fallback::None },
                 Err(failed) => failed,
