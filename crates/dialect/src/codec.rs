@@ -93,12 +93,6 @@ pub trait EventWriter: Send {
     /// Appends the bytes of an event. After [`Event::End`] or [`Event::Error`] nothing
     /// more is written.
     fn write(&mut self, event: &Event, out: &mut Vec<u8>);
-
-    /// Appends a sign of life for a stream that is silent. A dialect whose clients count
-    /// only events as one writes an event; the default is a comment of server-sent events.
-    fn keep_alive(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b": keep-alive\n\n");
-    }
 }
 
 /// A stream that is none of its dialect, or was cut.

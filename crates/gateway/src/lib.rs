@@ -13,6 +13,7 @@ pub use metrics::Metrics;
 pub use pipeline::{Incoming, Parts, Pipeline, Shared};
 pub use stages::admit::{Config as AdmitConfig, StaticKey};
 pub use stages::hedge::{HedgeConfig, Hedges};
+pub use stages::keep_alive::{KeepAlive, KeepAliveConfig};
 pub use stages::line::{LineConfig, Overflow};
 pub use stages::record::{Answer, AnswerBody};
 pub use stages::routes::{Chain, Deployment, Lines, Models, Routes};

@@ -14,8 +14,9 @@ use paceline_upstream::Upstream;
 use crate::metrics::Metrics;
 use crate::stages::admit::{self, Admit};
 use crate::stages::hedge::Hedges;
+use crate::stages::keep_alive::{self, KeepAliveConfig};
 use crate::stages::line::LineConfig;
-use crate::stages::record::{Answer, Recorder};
+use crate::stages::record::{self, Answer, Recorder};
 use crate::stages::routes::Routes;
 use crate::stages::send::{RetryConfig, Send};
 
@@ -54,6 +55,8 @@ pub struct Shared {
     pub hedges: Hedges,
     /// How calls wait for the limits of upstreams.
     pub lines: LineConfig,
+    /// Who gets signs of life from a stream that has not begun.
+    pub keep_alive: KeepAliveConfig,
     /// What is measured.
     pub metrics: Metrics,
     /// The time.
@@ -83,6 +86,7 @@ pub struct Pipeline {
     memory: Arc<Memory>,
     flights: Arc<Flights>,
     send: Send,
+    keep_alive: KeepAliveConfig,
     clock: Clock,
 }
 
@@ -95,6 +99,7 @@ impl Pipeline {
             admit: Admit::new(Arc::clone(&shared)),
             memory: Arc::clone(&shared.memory),
             flights: Arc::clone(&shared.flights),
+            keep_alive: shared.keep_alive,
             clock: shared.clock.clone(),
             send: Send::new(shared, upstreams),
         })
@@ -111,8 +116,25 @@ impl Pipeline {
             Ok(call) => Arc::new(call),
             Err(error) => return record.refuse(&error, dialect),
         };
+        if self.keep_alive.is_for(&call) {
+            record.pass_on();
+            return self.answer_alive(call).await;
+        }
         let result = self.run(&call).await;
         record.close(&call, result)
+    }
+
+    /// Answers a call whose caller gets signs of life while nothing else comes.
+    async fn answer_alive(self: &Arc<Self>, call: Arc<Call>) -> Answer {
+        let (this, asked) = (Arc::clone(self), Arc::clone(&call));
+        let answering = Box::pin(async move {
+            let record = this.recorder.open(asked.arrived);
+            let result = this.run(&asked).await;
+            record.close(&asked, result)
+        });
+        let (endpoint, every) = (call.request.endpoint, self.keep_alive.every);
+        let named = |headers: &mut HeaderMap| record::name(headers, &call);
+        keep_alive::answer(endpoint, answering, every, &self.clock, named).await
     }
 
     /// The time by which the pipeline goes.

@@ -98,6 +98,7 @@ impl Gateway {
             retry: resolved.retry,
             hedges: Hedges::new(resolved.hedge),
             lines: resolved.lines,
+            keep_alive: resolved.keep_alive,
             routes: Routes::new(routed, resolved.chains.clone(), lines, |places, targets| {
                 let engines = places.iter().all(|at| kinds[*at] == Kind::Engine);
                 let policy: Box<dyn Policy> =

@@ -110,6 +110,13 @@ impl Reply {
         self.step(Step::Pause(time))
     }
 
+    /// This reply, and then another one.
+    pub fn then(mut self, other: Self) -> Self {
+        self.steps.extend(other.steps);
+        self.after = other.after;
+        self
+    }
+
     /// The same reply, so much later.
     pub fn late_by(mut self, time: Duration) -> Self {
         self.steps.insert(0, Step::Pause(time));

@@ -66,10 +66,6 @@ impl EventWriter for Writer {
             }
         }
     }
-
-    fn keep_alive(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"event: ping\ndata: {\"type\": \"ping\"}\n\n");
-    }
 }
 
 impl Writer {

@@ -113,16 +113,6 @@ impl EventWriter for Writer {
             Event::Error(failure) => self.fail(failure, out),
         }
     }
-
-    fn keep_alive(&mut self, out: &mut Vec<u8>) {
-        // Some clients take only events for a sign of life. Those that keep a copy of the
-        // answer replace it by this one, so it holds what there is.
-        if self.started && !self.over {
-            self.answer("response.in_progress", "in_progress", None, out);
-        } else {
-            out.extend_from_slice(b": keep-alive\n\n");
-        }
-    }
 }
 
 impl Writer {

@@ -6,6 +6,7 @@ mod answer;
 mod attempt;
 mod digest;
 pub(crate) mod hedge;
+pub(crate) mod keep_alive;
 pub(crate) mod line;
 mod prepare;
 pub(crate) mod record;

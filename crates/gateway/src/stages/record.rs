@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use ::http::StatusCode;
 use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::metrics::{Metrics, Outcome, UpstreamMetrics};
 use crate::pipeline::Shared;
+use crate::stages::keep_alive::{Next, Waiting};
 use crate::status;
 
 const RUN: HeaderName = HeaderName::from_static("x-paceline-run");
@@ -50,6 +51,7 @@ pub struct AnswerBody(Inner);
 enum Inner {
     Whole(Option<Bytes>),
     Stream(Box<Streamed>),
+    Waiting(Box<Waiting>),
 }
 
 struct Streamed {
@@ -93,6 +95,11 @@ impl Drop for Record<'_> {
 }
 
 impl Record<'_> {
+    /// Ends this record for one of the same call that is opened in its place.
+    pub(crate) fn pass_on(mut self) {
+        self.open = false;
+    }
+
     /// Ends the record of a request that was not admitted.
     pub(crate) fn refuse(mut self, error: &Error, dialect: Dialect) -> Answer {
         self.open = false;
@@ -119,8 +126,7 @@ impl Record<'_> {
         };
         let headers = &mut answer.headers;
         headers.reserve(HEADERS_ADDED);
-        headers.insert(RUN, call.run.0.to_header());
-        headers.insert(CALL, call.id.0.to_header());
+        name(headers, call);
         if let Some(cache) = cache {
             metrics.count_cache(cache);
             headers.insert(CACHE, HeaderValue::from_static(cache.as_str()));
@@ -236,7 +242,7 @@ impl Streamed {
         if self.record.is_none() {
             return Poll::Ready(None);
         }
-        let next = std::task::ready!(self.chunks.as_mut().poll_next(cx));
+        let next = ready!(self.chunks.as_mut().poll_next(cx));
         if let Some(Ok(chunk)) = &next {
             if let Some(record) = self.record.as_mut().filter(|_| self.events) {
                 record.note(chunk);
@@ -267,10 +273,34 @@ impl AnswerBody {
         Self(Inner::Whole(Some(bytes.into())))
     }
 
+    /// The body of an answer that is still waited for.
+    pub(crate) fn waiting(waiting: Waiting) -> Self {
+        Self(Inner::Waiting(Box::new(waiting)))
+    }
+
+    /// The bytes of a whole body.
+    ///
+    /// # Errors
+    /// The body itself, when it is none.
+    pub(crate) fn into_whole(self) -> std::result::Result<Bytes, Self> {
+        match self.0 {
+            Inner::Whole(bytes) => Ok(bytes.unwrap_or_default()),
+            other => Err(Self(other)),
+        }
+    }
+
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        match &mut self.0 {
-            Inner::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Inner::Stream(stream) => stream.poll_chunk(cx),
+        let waiting = match &mut self.0 {
+            Inner::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
+            Inner::Stream(stream) => return stream.poll_chunk(cx),
+            Inner::Waiting(waiting) => waiting,
+        };
+        match ready!(waiting.poll(cx)) {
+            Next::Sign(sign) => Poll::Ready(Some(Ok(sign))),
+            Next::Body(body) => {
+                *self = body;
+                self.poll_bytes(cx)
+            }
         }
     }
 }
@@ -280,6 +310,7 @@ impl std::fmt::Debug for AnswerBody {
         match &self.0 {
             Inner::Whole(bytes) => write!(f, "Whole({:?})", bytes.as_ref().map(Bytes::len)),
             Inner::Stream(_) => f.write_str("Stream"),
+            Inner::Waiting(_) => f.write_str("Waiting"),
         }
     }
 }
@@ -307,6 +338,7 @@ impl http_body::Body for AnswerBody {
         match &self.0 {
             Inner::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Inner::Stream(stream) => stream.record.is_none(),
+            Inner::Waiting(_) => false,
         }
     }
 
@@ -318,8 +350,15 @@ impl http_body::Body for AnswerBody {
             Inner::Stream(stream) => {
                 stream.length.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
+            Inner::Waiting(_) => SizeHint::default(),
         }
     }
+}
+
+/// Names a call and its run in the headers of its answer.
+pub(crate) fn name(headers: &mut HeaderMap, call: &Call) {
+    headers.insert(RUN, call.run.0.to_header());
+    headers.insert(CALL, call.id.0.to_header());
 }
 
 /// An error as an answer in the caller's dialect.

@@ -53,6 +53,12 @@ pub(crate) struct Server {
     /// Time for a request's head to arrive, and for an idle connection to be used again, in
     /// milliseconds. Default: 75000.
     pub(crate) head_timeout_ms: u64,
+    /// Who gets comments as signs of life while a stream waits for a provider's limits or its
+    /// first token: `accepting` (callers whose `Accept` names `text/event-stream`), `all`, or
+    /// `nobody`. Once one has gone out, errors come as events. Default: `accepting`.
+    pub(crate) keep_alive: KeepAlive,
+    /// After how much silence, in milliseconds. Default: 15000.
+    pub(crate) keep_alive_ms: u64,
     /// Time that open answers get after SIGTERM, in milliseconds. Default: 30000.
     pub(crate) drain_ms: u64,
 }
@@ -65,9 +71,23 @@ impl Default for Server {
             body_bytes_max: 64 << 20,
             body_timeout_ms: 60_000,
             head_timeout_ms: 75_000,
+            keep_alive: KeepAlive::Accepting,
+            keep_alive_ms: 15_000,
             drain_ms: 30_000,
         }
     }
+}
+
+/// Who gets signs of life.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeepAlive {
+    /// Who says that they take streams of events.
+    Accepting,
+    /// Everybody.
+    All,
+    /// Nobody.
+    Nobody,
 }
 
 /// Logs.

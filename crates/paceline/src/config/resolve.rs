@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
 use paceline_gateway::http::EdgeConfig;
-use paceline_gateway::{Chain, HedgeConfig, LineConfig, Overflow, RetryConfig, StaticKey};
+use paceline_gateway::{
+    Chain, HedgeConfig, KeepAlive, KeepAliveConfig, LineConfig, Overflow, RetryConfig, StaticKey,
+};
 use paceline_route::{HealthConfig, Order, QueueConfig};
 use paceline_upstream::{
     AwsKey, Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
@@ -24,6 +26,7 @@ pub(crate) struct Resolved {
     pub(crate) listen: SocketAddr,
     pub(crate) threads: usize,
     pub(crate) edge: EdgeConfig,
+    pub(crate) keep_alive: KeepAliveConfig,
     pub(crate) drain: Duration,
     pub(crate) log_level: String,
     pub(crate) keys: Vec<StaticKey>,
@@ -150,6 +153,14 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             body_bytes_max: raw.server.body_bytes_max,
             body_timeout: ms(raw.server.body_timeout_ms),
             head_timeout: ms(raw.server.head_timeout_ms),
+        },
+        keep_alive: KeepAliveConfig {
+            to: match raw.server.keep_alive {
+                raw::KeepAlive::Accepting => KeepAlive::Accepting,
+                raw::KeepAlive::All => KeepAlive::All,
+                raw::KeepAlive::Nobody => KeepAlive::Nobody,
+            },
+            every: ms(raw.server.keep_alive_ms.max(1)),
         },
         drain: ms(raw.server.drain_ms),
         log_level: raw.log.level.clone(),

@@ -12,6 +12,7 @@ mod disconnects;
 mod endpoints;
 mod flights;
 mod http2;
+mod keep_alive;
 mod limits;
 mod replay;
 mod requests;

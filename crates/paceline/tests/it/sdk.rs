@@ -2,7 +2,7 @@
 
 use testkit::{Paceline, Reply, Script, Sim, clients};
 
-use crate::support::{Gateway, deployment, finish, piece, two_threads};
+use crate::support::{Gateway, deployment, finish, once, piece, two_threads};
 
 const KEY: &str = "key-of-the-sdk-tests";
 
@@ -81,10 +81,7 @@ fn errors_are_those_that_the_sdks_know() {
         })
         .start();
     // Nothing is sent again, so that each client sees what the upstream said.
-    let config =
-        "[queue]\nlearn = false\n[retry]\nattempts_max = 1\n[health]\nfailures_max = 1000\n";
-    let config = deployment("a", upstream.url(), "") + config;
-    let gateway = Gateway::start(two_threads().config(&config));
+    let gateway = Gateway::start(once().upstream(upstream.url()));
     let environment = [("BASE_URL", gateway.url())];
     std::thread::scope(|scope| {
         scope.spawn(|| clients::python("openai_errors.py", &environment));
