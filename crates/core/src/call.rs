@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::{CallId, Endpoint, Instant, Name, RunId};
 
 /// One admitted request. It is immutable and shared.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Call {
     /// How urgent it is, 0 to 9. Default: 5.
     pub priority: u8,

@@ -18,3 +18,4 @@ pub use stages::line::{LineConfig, Overflow};
 pub use stages::record::{Answer, AnswerBody};
 pub use stages::routes::{Chain, Deployment, Lines, Models, Routes};
 pub use stages::send::RetryConfig;
+pub use stages::stored::{Stored, StoredConfig};

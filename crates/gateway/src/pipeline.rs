@@ -19,6 +19,7 @@ use crate::stages::line::LineConfig;
 use crate::stages::record::{self, Answer, Recorder};
 use crate::stages::routes::Routes;
 use crate::stages::send::{RetryConfig, Send};
+use crate::stages::stored::{Stored, StoredPath};
 
 /// A request as a listener, or a replay, hands it in.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Shared {
     pub hedges: Hedges,
     /// How calls wait for the limits of upstreams.
     pub lines: LineConfig,
+    /// Answers that may be asked for again.
+    pub stored: Arc<Stored>,
     /// Who gets signs of life from a stream that has not begun.
     pub keep_alive: KeepAliveConfig,
     /// What is measured.
@@ -135,6 +138,19 @@ impl Pipeline {
         let (endpoint, every) = (call.request.endpoint, self.keep_alive.every);
         let named = |headers: &mut HeaderMap| record::name(headers, &call);
         keep_alive::answer(endpoint, answering, every, &self.clock, named).await
+    }
+
+    /// Answers a request that asks for a stored answer.
+    pub(crate) async fn stored(&self, incoming: Incoming, path: StoredPath<'_>) -> Answer {
+        let record = self.recorder.open(incoming.arrived);
+        let dialect = incoming.endpoint.dialect();
+        match self.admit.admit(incoming) {
+            Ok(call) => {
+                let result = self.send.stored(&call, path).await;
+                record.close(&call, result)
+            }
+            Err(error) => record.refuse(&error, dialect),
+        }
     }
 
     /// The time by which the pipeline goes.

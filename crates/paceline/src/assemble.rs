@@ -8,7 +8,7 @@ use bytes::Bytes;
 use paceline_cache::{Flights, Memory};
 use paceline_core::Clock;
 use paceline_gateway::{
-    AdmitConfig, Deployment, Hedges, Lines, Models, Parts, Pipeline, Routes, Shared,
+    AdmitConfig, Deployment, Hedges, Lines, Models, Parts, Pipeline, Routes, Shared, Stored,
 };
 use paceline_route::{Affinity, LeastOfTwo, Policy, Pool, Target};
 use paceline_sim::{Local, Shape};
@@ -99,6 +99,7 @@ impl Gateway {
             hedges: Hedges::new(resolved.hedge),
             lines: resolved.lines,
             keep_alive: resolved.keep_alive,
+            stored: Stored::new(resolved.stored, clock.clone()),
             routes: Routes::new(routed, resolved.chains.clone(), lines, |places, targets| {
                 let engines = places.iter().all(|at| kinds[*at] == Kind::Engine);
                 let policy: Box<dyn Policy> =

@@ -124,6 +124,14 @@ impl Edge {
                 let incoming = Incoming { endpoint, method, path, run, headers, body, arrived };
                 Ok(self.pipeline.handle(incoming).await)
             }
+            Asked::Stored(stored) => {
+                let (endpoint, method, headers) = (Endpoint::Other, head.method, head.headers);
+                let query = head.uri.query();
+                let path = call_path(Endpoint::Responses, path, query, &mut HeaderMap::new());
+                let body = Bytes::new();
+                let incoming = Incoming { endpoint, method, path, run, headers, body, arrived };
+                Ok(self.pipeline.stored(incoming, stored).await)
+            }
             Asked::Models => models::list(&self.pipeline, dialect(), head.headers).await,
             Asked::Model(id) => models::get(&self.pipeline, dialect(), head.headers, id).await,
             Asked::Health => Ok(state(true, "ok")),
@@ -292,7 +300,7 @@ fn not_found(path: &str) -> Error {
     let message = format!(
         "no such path: {path}; served are POST /v1/chat/completions, /v1/responses, /v1/embeddings, \
          /v1/completions, /v1/messages, /v1/messages/count_tokens and \
-         /v1beta/models/MODEL:generateContent, and GET /v1/models, /health, /ready, /metrics and /limits"
+         /v1beta/models/MODEL:generateContent, and GET /v1/models, /v1/responses/ID, /health, /ready, /metrics and /limits"
     );
     Error::new(ErrorKind::NotFound, Origin::Client, Retry::Never, message)
 }

@@ -3,11 +3,15 @@
 use ::http::{HeaderMap, Method};
 use paceline_core::{Dialect, Endpoint};
 
+use crate::stages::stored::{StoredPath, What as Stored};
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked<'a> {
     /// A call of a model.
     Call(Endpoint),
+    /// An answer that was given before.
+    Stored(StoredPath<'a>),
     /// The models.
     Models,
     /// One of them.
@@ -28,7 +32,7 @@ impl Asked<'_> {
     /// The method that it takes, for those who used another.
     pub(crate) const fn method(self) -> Method {
         match self {
-            Self::Call(_) => Method::POST,
+            Self::Call(_) | Self::Stored(StoredPath { what: Stored::Cancel, .. }) => Method::POST,
             _ => Method::GET,
         }
     }
@@ -36,9 +40,12 @@ impl Asked<'_> {
     /// Whether a method is taken.
     pub(crate) fn takes(self, method: &Method) -> bool {
         let probe = matches!(self, Self::Health | Self::Ready) && method == Method::HEAD;
-        *method == self.method() || probe
+        let deletes = matches!(self, Self::Stored(StoredPath { what: Stored::Answer, .. }));
+        *method == self.method() || probe || (deletes && method == Method::DELETE)
     }
 }
+
+const RESPONSES: &str = "/v1/responses/";
 
 /// What the path asks for.
 pub(crate) fn asked(path: &str) -> Asked<'_> {
@@ -54,6 +61,9 @@ pub(crate) fn asked(path: &str) -> Asked<'_> {
         "/ready" => Asked::Ready,
         "/metrics" => Asked::Metrics,
         "/limits" => Asked::Limits,
+        _ if path.starts_with(RESPONSES) => {
+            StoredPath::of(&path[RESPONSES.len()..]).map_or(Asked::Unknown, Asked::Stored)
+        }
         _ => {
             let id = path.strip_prefix("/v1/models/").or(path.strip_prefix("/v1beta/models/"));
             let method = id.and_then(|id| id.rsplit_once(':'));
@@ -113,6 +123,12 @@ mod tests {
         check("/v1beta/models", Asked::Models);
         check("/v1/models/", Asked::Unknown);
         check("/v1", Asked::Unknown);
+        let stored = |id, what| Asked::Stored(StoredPath { id, what });
+        check("/v1/responses/resp_1", stored("resp_1", Stored::Answer));
+        check("/v1/responses/resp_1/input_items", stored("resp_1", Stored::InputItems));
+        check("/v1/responses/resp_1/cancel", stored("resp_1", Stored::Cancel));
+        check("/v1/responses/", Asked::Unknown);
+        check("/v1/responses/resp_1/other", Asked::Unknown);
     }
 
     #[test]

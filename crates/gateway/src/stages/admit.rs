@@ -6,8 +6,8 @@ use std::time::Duration;
 use ::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use paceline_core::{
-    CacheMode, Call, CallId, Caller, Deadline, Error, ErrorKind, Fields, Instant, Name, Origin,
-    RawRequest, Result, Retry, RunId,
+    CacheMode, Call, CallId, Caller, Deadline, Endpoint, Error, ErrorKind, Fields, Instant, Name,
+    Origin, RawRequest, Result, Retry, RunId,
 };
 use paceline_dialect::{openai, wire};
 use paceline_upstream::CREDENTIALS;
@@ -61,7 +61,10 @@ impl Admit {
         let Incoming { endpoint, method, path, run, mut headers, body, arrived } = incoming;
         let tenant = self.tenant(&mut headers)?;
         let query = memchr::memchr(b'?', &path).unwrap_or(path.len());
-        let fields = wire::fields(endpoint, &path.slice(..query), &body)?;
+        let fields = match endpoint {
+            Endpoint::Other => Fields::default(),
+            _ => wire::fields(endpoint, &path.slice(..query), &body)?,
+        };
         let mut ours = strip(&mut headers);
         let cache = cache_mode(ours.cache.take())?;
         let deadline = deadline(ours.deadline.take(), arrived)?;

@@ -65,6 +65,7 @@ impl Send {
         }
         let mut failed = match sent {
             Ok(reply) => {
+                let reply = self.shared.stored.note(call, at, self.speaks(at, call), reply);
                 report(&mut lease, Outcome::Answered, "");
                 let target = lease.target();
                 target.retries().answered();
@@ -91,6 +92,10 @@ impl Send {
             route.line.refused(place, pass, refusal);
         }
         Err(failed)
+    }
+
+    fn speaks(&self, at: usize, call: &Call) -> bool {
+        self.shared.routes.deployments()[at].provider.speaks(call.request.endpoint)
     }
 
     /// Whether an answer can still begin before the call's deadline.

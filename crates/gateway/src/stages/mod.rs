@@ -12,5 +12,6 @@ mod prepare;
 pub(crate) mod record;
 pub(crate) mod routes;
 pub(crate) mod send;
+pub(crate) mod stored;
 mod translate;
 mod verdict;

@@ -152,6 +152,13 @@ impl Route {
         tried.count_ones() as usize >= self.deployments.len()
     }
 
+    /// The places of all deployments but one; of none where that is not among them.
+    pub(crate) fn all_but(&self, deployment: usize) -> u64 {
+        let place = self.deployments.iter().position(|at| *at == deployment);
+        let all = u64::MAX >> (64 - self.deployments.len().clamp(1, 64));
+        place.map_or(0, |place| all & !(1 << place))
+    }
+
     /// The way of a call to the deployments.
     pub(crate) fn way(&self, endpoint: Endpoint) -> Way {
         let native = self.native.get(&endpoint).copied().unwrap_or(0);

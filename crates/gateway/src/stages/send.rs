@@ -12,6 +12,7 @@ use crate::pipeline::Shared;
 use crate::stages::attempt::{Errand, Failed};
 use crate::stages::line::Turn;
 use crate::stages::routes::{Deployment, Route};
+use crate::stages::stored::TakenUp;
 use crate::stages::verdict::{Again, Fallback, Verdict};
 
 /// When and how often a call is sent again.
@@ -43,6 +44,16 @@ pub struct Send {
     pub(crate) upstreams: Vec<Arc<dyn Upstream>>,
 }
 
+/// What is asked of one model.
+struct Ask<'a> {
+    model: &'a Bytes,
+    route: &'a Route,
+    /// Whether the call waits for a provider's limits.
+    patient: bool,
+    /// The one deployment that may answer, where there is only one.
+    only: Option<usize>,
+}
+
 /// How the attempts at one model ended.
 struct Ended {
     result: Result<Reply>,
@@ -71,10 +82,21 @@ impl Send {
     /// # Cancel safety
     /// Dropping the future ends the exchange.
     pub(crate) async fn send(&self, call: &Arc<Call>) -> Result<Reply> {
+        match self.shared.stored.taken_up(call)? {
+            None => self.send_to(call, None).await,
+            Some(TakenUp { call: continued, only }) => {
+                Box::pin(self.send_to(continued.as_ref().unwrap_or(call), only)).await
+            }
+        }
+    }
+
+    /// Sends the call; to one deployment `only` where that stores what the call continues.
+    async fn send_to(&self, call: &Arc<Call>, only: Option<usize>) -> Result<Reply> {
         let routes = &self.shared.routes;
         let model = &call.request.fields.model;
         let Some(chain) = routes.chains.get(model) else {
-            return self.try_model(call, model, routes.find(model)?, true).await.result;
+            let ask = Ask { model, route: routes.find(model)?, patient: true, only };
+            return self.try_model(call, ask).await.result;
         };
         let (mut rest, mut longer) = (chain.models.iter(), chain.longer.as_ref());
         let mut next = rest.next();
@@ -82,7 +104,10 @@ impl Send {
         while let Some(model) = next {
             let ended = match routes.find(model) {
                 // Only where no other model is left, a call waits for a provider's limits.
-                Ok(route) => self.try_model(call, model, route, rest.len() == 0).await,
+                Ok(route) => {
+                    let patient = rest.len() == 0;
+                    self.try_model(call, Ask { model, route, patient, only }).await
+                }
                 Err(error) => Ended { result: Err(error), fallback: Fallback::Next },
             };
             result = ended.result;
@@ -102,12 +127,12 @@ impl Send {
     async fn try_model(
         &self,
         call: &Arc<Call>,
-        model: &Bytes,
-        route: &Route,
-        patient: bool,
+        Ask { model, route, patient, only }: Ask<'_>,
     ) -> Ended {
         let (endpoint, retry) = (call.request.endpoint, self.shared.retry);
-        let (mut tried, mut attempts, mut refused) = (0u64, 0, false);
+        // Those that count as tried from the beginning.
+        let never = only.map_or(0, |only| route.all_but(only));
+        let (mut tried, mut attempts, mut refused) = (never, 0, false);
         let mut last = Ended { result: Err(nobody()), fallback: Fallback::Next };
         loop {
             let turn = match (patient, refused) {
@@ -145,7 +170,7 @@ impl Send {
                     return last;
                 }
                 // From here on the learner says when, and the call keeps its place.
-                tried = 0;
+                tried = never;
                 continue;
             }
             if verdict.again == Again::Never || attempts >= retry.attempts_max {
@@ -157,7 +182,7 @@ impl Send {
                     return last;
                 }
                 self.shared.clock.sleep(wait).await;
-                tried = 0;
+                tried = never;
             }
         }
     }

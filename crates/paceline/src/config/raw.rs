@@ -31,6 +31,8 @@ pub(crate) struct Raw {
     pub(crate) queue: Queue,
     /// Kept replies.
     pub(crate) cache: Cache,
+    /// Answers that may be asked for again.
+    pub(crate) responses: KeptResponses,
     /// Equal calls under way.
     pub(crate) flights: Flights,
     /// The simulated engine: that of `paceline sim`, and the embedded one.
@@ -371,6 +373,28 @@ pub(crate) struct Hedge {
 impl Default for Hedge {
     fn default() -> Self {
         Self { enabled: false, quantile: 0.95, spend_share_max: 0.02 }
+    }
+}
+
+/// Answers of OpenAI's Responses that may be asked for again, or continued by
+/// `previous_response_id`: those that were translated are kept here, of the others only which
+/// deployment keeps them.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KeptResponses {
+    /// Bytes of all that is kept; the oldest that nobody asks for go first. 0 keeps nothing.
+    /// Default: 67108864 (64 MiB).
+    pub(crate) bytes_max: u64,
+    /// Bytes of one answer and the conversation before it; longer ones are not kept.
+    /// Default: 4194304 (4 MiB).
+    pub(crate) entry_bytes_max: usize,
+    /// How long they are kept, in seconds. Default: 86400.
+    pub(crate) ttl_s: u64,
+}
+
+impl Default for KeptResponses {
+    fn default() -> Self {
+        Self { bytes_max: 64 << 20, entry_bytes_max: 4 << 20, ttl_s: 86_400 }
     }
 }
 

@@ -10,6 +10,7 @@ use paceline_cache::{FlightsConfig, MemoryConfig};
 use paceline_gateway::http::EdgeConfig;
 use paceline_gateway::{
     Chain, HedgeConfig, KeepAlive, KeepAliveConfig, LineConfig, Overflow, RetryConfig, StaticKey,
+    StoredConfig,
 };
 use paceline_route::{HealthConfig, Order, QueueConfig};
 use paceline_upstream::{
@@ -40,6 +41,7 @@ pub(crate) struct Resolved {
     pub(crate) lines: LineConfig,
     /// When a failing deployment is left out.
     pub(crate) health: HealthConfig,
+    pub(crate) stored: StoredConfig,
     pub(crate) memory: MemoryConfig,
     pub(crate) flights: FlightsConfig,
     pub(crate) sim: paceline_sim::Config,
@@ -154,14 +156,7 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             body_timeout: ms(raw.server.body_timeout_ms),
             head_timeout: ms(raw.server.head_timeout_ms),
         },
-        keep_alive: KeepAliveConfig {
-            to: match raw.server.keep_alive {
-                raw::KeepAlive::Accepting => KeepAlive::Accepting,
-                raw::KeepAlive::All => KeepAlive::All,
-                raw::KeepAlive::Nobody => KeepAlive::Nobody,
-            },
-            every: ms(raw.server.keep_alive_ms.max(1)),
-        },
+        keep_alive: keep_alive(&raw.server),
         drain: ms(raw.server.drain_ms),
         log_level: raw.log.level.clone(),
         keys,
@@ -178,13 +173,11 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             spend_share_max: raw.hedge.spend_share_max,
         },
         lines: lines(&raw.queue),
-        health: HealthConfig {
-            failures_max: raw.health.failures_max,
-            failed_share_max: raw.health.failed_share_max,
-            outliers_share_max: raw.health.outliers_share_max,
-            open_min: ms(raw.health.open_ms),
-            open_max: ms(raw.health.open_ms_max),
-            slow_start: ms(raw.health.slow_start_ms),
+        health: health(&raw.health),
+        stored: StoredConfig {
+            bytes_max: raw.responses.bytes_max,
+            entry_bytes_max: raw.responses.entry_bytes_max,
+            ttl: Duration::from_secs(raw.responses.ttl_s),
         },
         memory: MemoryConfig {
             bytes_max: raw.cache.memory_bytes_max,
@@ -194,6 +187,26 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         flights: FlightsConfig { bytes_max: raw.flights.bytes_max },
         sim: raw.sim.clone(),
     })
+}
+
+fn keep_alive(raw: &raw::Server) -> KeepAliveConfig {
+    let to = match raw.keep_alive {
+        raw::KeepAlive::Accepting => KeepAlive::Accepting,
+        raw::KeepAlive::All => KeepAlive::All,
+        raw::KeepAlive::Nobody => KeepAlive::Nobody,
+    };
+    KeepAliveConfig { to, every: Duration::from_millis(raw.keep_alive_ms.max(1)) }
+}
+
+fn health(raw: &raw::Health) -> HealthConfig {
+    HealthConfig {
+        failures_max: raw.failures_max,
+        failed_share_max: raw.failed_share_max,
+        outliers_share_max: raw.outliers_share_max,
+        open_min: Duration::from_millis(raw.open_ms),
+        open_max: Duration::from_millis(raw.open_ms_max),
+        slow_start: Duration::from_millis(raw.slow_start_ms),
+    }
 }
 
 /// Shares that are none.

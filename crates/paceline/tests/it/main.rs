@@ -22,4 +22,5 @@ mod sdk;
 mod soak;
 mod statuses;
 mod stop;
+mod stored;
 mod support;

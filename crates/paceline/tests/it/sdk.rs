@@ -55,7 +55,7 @@ fn in_dialects_that_the_engine_does_not_speak() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let output = clients::python("dialects.py", &environment);
-            assert_eq!(output.matches("ok ").count(), 16, "{output}");
+            assert_eq!(output.matches("ok ").count(), 17, "{output}");
         });
         let output = clients::node("dialects.mjs", &environment);
         assert_eq!(output.matches("ok ").count(), 11, "{output}");

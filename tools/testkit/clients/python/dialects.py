@@ -145,6 +145,23 @@ def responses():
     assert call.name == "get_weather" and '"city"' in call.arguments, called
     ok("responses, a tool is called")
 
+    # What was translated is kept by the gateway: asked for, continued, deleted.
+    kept = client.responses.retrieve(response.id)
+    assert kept.output_text == response.output_text, kept
+    asked = client.responses.input_items.list(response.id)
+    assert NONCE in str(asked.data[0].content), asked
+    after = client.responses.create(
+        model=MODEL, input=f"{NONCE} and then", previous_response_id=response.id
+    )
+    assert after.usage.input_tokens > response.usage.input_tokens, after.usage
+    client.responses.delete(response.id)
+    try:
+        client.responses.retrieve(response.id)
+        raise AssertionError("a deleted answer was found")
+    except openai.NotFoundError:
+        pass
+    ok("responses, stored")
+
 
 def gemini():
     google = genai.Client(
