@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::http::HeaderValue;
 use paceline_core::CacheStatus;
-use paceline_telemetry::metrics::{Counter, Family, Gauge, Histogram, Labels, Registry};
+use paceline_telemetry::metrics::{Counter, Family, Gauge, Histogram, Labels, Metric, Registry};
 
 const MS: u64 = 1_000_000;
 
@@ -92,6 +92,8 @@ pub struct Metrics {
     /// attempt answered first.
     pub(crate) hedges: Counter,
     pub(crate) hedges_won: Counter,
+    /// Streams that broke off and went on elsewhere.
+    pub(crate) continued: Counter,
     /// Calls that went on to another model.
     pub(crate) fallbacks: Counter,
     pub(crate) saved: UpstreamMetrics,
@@ -113,39 +115,93 @@ pub(crate) struct UpstreamMetrics {
     pub(crate) output: Counter,
 }
 
+/// Registers a metric, and gives it back.
+fn register<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
 fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
-    let counter = Counter::default();
-    registry.register(name, help, counter.clone());
-    counter
+    register(registry, name, help, Counter::default())
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
-    let gauge = Gauge::default();
-    registry.register(name, help, gauge.clone());
-    gauge
+    register(registry, name, help, Gauge::default())
+}
+
+/// Registers what is measured of the answers of deployments; gives it for each by its name.
+fn of_upstreams(registry: &mut Registry) -> impl Fn(&str, bool) -> UpstreamMetrics {
+    let calls = || Histogram::new(&CALL_BOUNDS_NS);
+    let duration = register(
+        registry,
+        "paceline_request_duration_seconds",
+        "From a call's arrival to the last byte of its answer, by what answered it",
+        Family::new_with_constructor(calls as fn() -> Histogram),
+    );
+    let first = register(
+        registry,
+        "paceline_time_to_first_token_seconds",
+        "From a streamed call's arrival to the first events of its answer",
+        Family::new_with_constructor(calls as fn() -> Histogram),
+    );
+    let events = || Histogram::new(&EVENT_BOUNDS_NS);
+    let between = register(
+        registry,
+        "paceline_inter_token_latency_seconds",
+        "Between the events of a stream; events that come together share their time",
+        Family::new_with_constructor(events as fn() -> Histogram),
+    );
+    let tokens = register(
+        registry,
+        "paceline_tokens",
+        "Tokens as upstreams report them; `input` includes `input_cached`, and upstream `kept` are those of kept answers",
+        Family::<Labels, Counter>::default(),
+    );
+    move |name, simulated| {
+        let label: Labels = vec![("upstream", name.to_owned())];
+        let tokens_of = |kind: &str| {
+            let labels = [&label[..], &[("kind", kind.to_owned())]].concat();
+            tokens.get_or_create(&labels).clone()
+        };
+        UpstreamMetrics {
+            name: Arc::from(name),
+            header: HeaderValue::try_from(name).unwrap_or_else(|_| HeaderValue::from_static("?")),
+            simulated,
+            duration: duration.get_or_create(&label).clone(),
+            first_token: first.get_or_create(&label).clone(),
+            between_events: between.get_or_create(&label).clone(),
+            input: tokens_of("input"),
+            cached: tokens_of("input_cached"),
+            output: tokens_of("output"),
+        }
+    }
 }
 
 impl Metrics {
     /// Registers the metrics; `upstreams` are the deployments' names, and whether each is
     /// simulated.
     pub fn register(registry: &mut Registry, upstreams: &[(&str, bool)]) -> Self {
-        let requests = Family::<Labels, Counter>::default();
-        registry.register("paceline_requests", "Calls, by how they ended", requests.clone());
-        let cache = Family::<Labels, Counter>::default();
-        registry.register(
+        let requests = register(
+            registry,
+            "paceline_requests",
+            "Calls, by how they ended",
+            Family::<Labels, Counter>::default(),
+        );
+        let cache = register(
+            registry,
             "paceline_cache_requests",
             "Answered calls, by where the answer came from",
-            cache.clone(),
+            Family::<Labels, Counter>::default(),
         );
         let in_flight = gauge(registry, "paceline_requests_in_flight", "Calls under way");
         let connections = gauge(registry, "paceline_client_connections", "Open client connections");
         let waiting =
             gauge(registry, "paceline_queue_calls", "Calls that wait for a provider's limits");
-        let waited = Histogram::new(&CALL_BOUNDS_NS);
-        registry.register(
+        let waited = register(
+            registry,
             "paceline_queue_wait_seconds",
             "How long calls waited for a provider's limits",
-            waited.clone(),
+            Histogram::new(&CALL_BOUNDS_NS),
         );
         let retries = counter(registry, "paceline_retries", "Attempts beyond a call's first");
         let fallbacks = counter(
@@ -159,51 +215,12 @@ impl Metrics {
             "paceline_hedges_won",
             "Calls sent twice whose second attempt answered first",
         );
-        let calls = || Histogram::new(&CALL_BOUNDS_NS);
-        let duration = Family::new_with_constructor(calls as fn() -> Histogram);
-        registry.register(
-            "paceline_request_duration_seconds",
-            "From a call's arrival to the last byte of its answer, by what answered it",
-            duration.clone(),
+        let continued = counter(
+            registry,
+            "paceline_streams_continued",
+            "Streams that broke off and went on at another deployment",
         );
-        let first = Family::new_with_constructor(calls as fn() -> Histogram);
-        registry.register(
-            "paceline_time_to_first_token_seconds",
-            "From a streamed call's arrival to the first events of its answer",
-            first.clone(),
-        );
-        let events = || Histogram::new(&EVENT_BOUNDS_NS);
-        let between = Family::new_with_constructor(events as fn() -> Histogram);
-        registry.register(
-            "paceline_inter_token_latency_seconds",
-            "Between the events of a stream; events that come together share their time",
-            between.clone(),
-        );
-        let tokens = Family::<Labels, Counter>::default();
-        registry.register(
-            "paceline_tokens",
-            "Tokens as upstreams report them; `input` includes `input_cached`, and upstream `kept` are those of kept answers",
-            tokens.clone(),
-        );
-        let upstream = |name: &str, simulated| {
-            let label: Labels = vec![("upstream", name.to_owned())];
-            let tokens_of = |kind: &str| {
-                let labels = [&label[..], &[("kind", kind.to_owned())]].concat();
-                tokens.get_or_create(&labels).clone()
-            };
-            UpstreamMetrics {
-                name: Arc::from(name),
-                header: HeaderValue::try_from(name)
-                    .unwrap_or_else(|_| HeaderValue::from_static("?")),
-                simulated,
-                duration: duration.get_or_create(&label).clone(),
-                first_token: first.get_or_create(&label).clone(),
-                between_events: between.get_or_create(&label).clone(),
-                input: tokens_of("input"),
-                cached: tokens_of("input_cached"),
-                output: tokens_of("output"),
-            }
-        };
+        let upstream = of_upstreams(registry);
         Self {
             outcomes: Outcome::ALL.map(|(_, name)| {
                 requests.get_or_create(&vec![("outcome", name.to_owned())]).clone()
@@ -217,6 +234,7 @@ impl Metrics {
             waited,
             retries,
             hedges,
+            continued,
             hedges_won,
             fallbacks,
             saved: upstream("kept", false),

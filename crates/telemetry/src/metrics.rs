@@ -15,7 +15,7 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 pub use prometheus_client::metrics::family::{Family, MetricConstructor};
-pub use prometheus_client::registry::Registry;
+pub use prometheus_client::registry::{Metric, Registry};
 
 /// The labels of one member of a [`Family`]. Values come only from closed enums or from
 /// configured names, and handles are made once, so the texts cost nothing per update.

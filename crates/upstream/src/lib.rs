@@ -20,7 +20,7 @@ pub use config::{Config, Http2, Secret, Timeouts, Url, UrlError};
 pub use connect::{TlsError, certificates, tls};
 pub use http::Http;
 pub use metrics::Metrics;
-pub use provider::{Auth, CREDENTIALS, PROVIDERS, Provider};
+pub use provider::{Auth, CREDENTIALS, PROVIDERS, Prefill, Provider};
 pub use rustls::ClientConfig as TlsConfig;
 pub use sigv4::AwsKey;
 pub use upstream::Upstream;

@@ -28,6 +28,8 @@ pub struct Provider {
     /// Whether it is an engine of the operator's own, with a prefix cache that runs should
     /// find again.
     pub engine: bool,
+    /// How it goes on with an answer that it is given the beginning of.
+    pub prefill: Prefill,
     /// How its rate-limit headers are meant.
     pub limits: Family,
     /// Idle connections that are kept at least and at most, per thread.
@@ -43,6 +45,21 @@ pub enum Auth {
     Header(&'static str),
     /// A signature over each request (AWS Signature Version 4).
     SigV4,
+}
+
+/// How a provider goes on with an answer whose beginning comes as the last message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefill {
+    /// It would answer anew.
+    None,
+    /// Always: Anthropic (but for its newest models and with thinking, which refuse that),
+    /// OpenRouter, llama.cpp, Ollama.
+    Plain,
+    /// Where that message says `"prefix": true`: Mistral.
+    Prefix,
+    /// Where the request says `"continue_final_message": true` and
+    /// `"add_generation_prompt": false`: vLLM, SGLang.
+    Flags,
 }
 
 impl Auth {
@@ -87,6 +104,7 @@ const OTHER: Provider = Provider {
     auth: Auth::Bearer,
     quirks: Quirks { max_tokens_only: true, no_developer_role: true, ..NONE },
     engine: false,
+    prefill: Prefill::None,
     limits: Family::Minute,
     idle: (0, 100),
 };
@@ -94,7 +112,7 @@ const OTHER: Provider = Provider {
 /// A server of open models.
 const OPEN: Provider = Provider { quirks: Quirks { top_k: true, ..OTHER.quirks }, ..OTHER };
 
-const ENGINE: Provider = Provider { engine: true, ..OPEN };
+const ENGINE: Provider = Provider { engine: true, prefill: Prefill::Flags, ..OPEN };
 
 /// All providers. Sources of the differences: each vendor's API reference and SDK of
 /// November 2026; the bounds of kept connections are the product's defaults.
@@ -123,6 +141,7 @@ pub static PROVIDERS: &[Provider] = &[
         conversation: Endpoint::Messages,
         auth: Auth::Header("x-api-key"),
         quirks: NONE,
+        prefill: Prefill::Plain,
         idle: (0, 50),
         ..OTHER
     },
@@ -147,6 +166,7 @@ pub static PROVIDERS: &[Provider] = &[
         name: "mistral",
         url: Some("https://api.mistral.ai"),
         quirks: Quirks { no_stream_options: true, short_call_ids: true, ..OTHER.quirks },
+        prefill: Prefill::Prefix,
         ..OTHER
     },
     Provider {
@@ -163,7 +183,12 @@ pub static PROVIDERS: &[Provider] = &[
     },
     Provider { name: "together", url: Some("https://api.together.xyz"), ..OPEN },
     Provider { name: "fireworks", url: Some("https://api.fireworks.ai/inference"), ..OPEN },
-    Provider { name: "openrouter", url: Some("https://openrouter.ai/api"), ..OPEN },
+    Provider {
+        name: "openrouter",
+        url: Some("https://openrouter.ai/api"),
+        prefill: Prefill::Plain,
+        ..OPEN
+    },
     Provider {
         name: "vllm",
         native: OPENAI,
@@ -171,13 +196,14 @@ pub static PROVIDERS: &[Provider] = &[
         ..ENGINE
     },
     // The engine of `paceline sim`, and the embedded one.
-    Provider { name: "paceline-sim", native: &[Endpoint::Chat], ..ENGINE },
+    Provider { name: "paceline-sim", native: &[Endpoint::Chat], prefill: Prefill::None, ..ENGINE },
     Provider { name: "sglang", ..ENGINE },
-    Provider { name: "llama.cpp", ..ENGINE },
+    Provider { name: "llama.cpp", prefill: Prefill::Plain, ..ENGINE },
     Provider {
         name: "ollama",
         url: Some("http://127.0.0.1:11434"),
         quirks: Quirks { no_stream_options: true, ..ENGINE.quirks },
+        prefill: Prefill::Plain,
         ..ENGINE
     },
 ];

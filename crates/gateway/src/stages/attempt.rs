@@ -1,5 +1,6 @@
 //! One attempt at a deployment, and what it tells of its health, its speed and its limits.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tracing::{error, warn};
 
 use crate::stages::answer::{Begun, hold};
 use crate::stages::line::Pass;
+use crate::stages::prefill::prefill;
 use crate::stages::prepare::prepare;
 use crate::stages::routes::Route;
 use crate::stages::send::Send;
@@ -28,6 +30,8 @@ pub(crate) struct Errand<'a> {
     pub(crate) call: &'a Arc<Call>,
     pub(crate) model: &'a Bytes,
     pub(crate) route: &'a Route,
+    /// The beginning of an answer, which the deployment is to go on with.
+    pub(crate) begun: Option<&'a str>,
 }
 
 /// How one attempt failed.
@@ -48,13 +52,13 @@ impl Send {
         errand: Errand<'_>,
         (mut lease, pass): (Lease, Option<Pass>),
     ) -> Result<Reply, Failed> {
-        let Errand { call, model, route } = errand;
+        let Errand { call, model, route, begun } = errand;
         let place = lease.index();
         let at = route.deployments[place];
         if let Some(deadline) = call.deadline.0 {
             self.in_time(call, deadline, &lease).map_err(Failed::of)?;
         }
-        let once = self.once(call, model, at);
+        let once = self.once(call, model, at, begun);
         let (sent, pass) = watched(once, pass, &self.shared.clock).await;
         let shown = match &sent {
             Ok(reply) | Err(Failed { result: Ok(reply), .. }) => Some(&reply.headers),
@@ -136,13 +140,23 @@ impl Send {
     }
 
     /// One attempt at a deployment. A stream has begun to answer when this returns.
-    async fn once(&self, call: &Call, model: &Bytes, at: usize) -> Result<Reply, Failed> {
+    async fn once(
+        &self,
+        call: &Call,
+        model: &Bytes,
+        at: usize,
+        begun: Option<&str>,
+    ) -> Result<Reply, Failed> {
         let deployment = &self.shared.routes.deployments()[at];
         let raw = &call.request;
         if raw.endpoint == Endpoint::CountTokens && !deployment.provider.speaks(raw.endpoint) {
             return translate::count_tokens(raw).map_err(Failed::of);
         }
-        let prepared = prepare(call, model, deployment).await.map_err(Failed::of)?;
+        let mut prepared = prepare(call, model, deployment).await.map_err(Failed::of)?;
+        if let Some(text) = begun {
+            let prefilled = prefill(&prepared.request, deployment.provider.prefill, text);
+            prepared.request = Cow::Owned(prefilled.map_err(Failed::of)?);
+        }
         let sent = self.upstreams[at].send(&prepared.request, call.deadline).await;
         let mut reply = sent.map_err(Failed::of)?;
         reply.deployment = Some(Arc::clone(deployment.target.name()));

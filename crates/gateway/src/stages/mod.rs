@@ -4,10 +4,12 @@
 pub(crate) mod admit;
 mod answer;
 mod attempt;
+mod continued;
 mod digest;
 pub(crate) mod hedge;
 pub(crate) mod keep_alive;
 pub(crate) mod line;
+mod prefill;
 mod prepare;
 pub(crate) mod record;
 pub(crate) mod routes;

@@ -159,6 +159,12 @@ impl Route {
         place.map_or(0, |place| all & !(1 << place))
     }
 
+    /// The places of all deployments, one bit each, that are as they should be.
+    pub(crate) fn places(&self, mut fits: impl FnMut(usize) -> bool) -> u64 {
+        let places = self.deployments.iter().enumerate();
+        places.map(|(place, at)| u64::from(fits(*at)) << place).sum()
+    }
+
     /// The way of a call to the deployments.
     pub(crate) fn way(&self, endpoint: Endpoint) -> Way {
         let native = self.native.get(&endpoint).copied().unwrap_or(0);

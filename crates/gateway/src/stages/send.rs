@@ -26,6 +26,9 @@ pub struct RetryConfig {
     /// The longest wait that backoff, or the upstream's `Retry-After`, may ask for; a call
     /// that would have to wait longer gets the upstream's error. Default: 30 s.
     pub wait_max: Duration,
+    /// Whether a stream that breaks off after its first content goes on at another
+    /// deployment, which is given what has come. Default: no.
+    pub continue_streams: bool,
 }
 
 impl Default for RetryConfig {
@@ -34,14 +37,16 @@ impl Default for RetryConfig {
             attempts_max: 3,
             backoff: Duration::from_millis(500),
             wait_max: Duration::from_secs(30),
+            continue_streams: false,
         }
     }
 }
 
-/// The stage.
+/// The stage. Clones share everything.
+#[derive(Clone)]
 pub struct Send {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) upstreams: Vec<Arc<dyn Upstream>>,
+    pub(crate) upstreams: Arc<[Arc<dyn Upstream>]>,
 }
 
 /// What is asked of one model.
@@ -70,7 +75,7 @@ impl Ended {
 impl Send {
     pub(crate) fn new(shared: Arc<Shared>, upstreams: Vec<Arc<dyn Upstream>>) -> Self {
         debug_assert_eq!(shared.routes.deployments().len(), upstreams.len());
-        Self { shared, upstreams }
+        Self { shared, upstreams: upstreams.into() }
     }
 
     /// Sends the call to a deployment of its model, and where that fails again, to others,
@@ -158,9 +163,14 @@ impl Send {
             }
             attempts += u32::from(!refused);
             tried |= 1 << lease.index();
-            let sent = self.hedged(Errand { call, model, route }, (lease, pass), &mut tried).await;
+            let sent = self
+                .hedged(Errand { call, model, route, begun: None }, (lease, pass), &mut tried)
+                .await;
             let Failed { result, verdict, wait, limited } = match sent {
-                Ok(reply) => return Ended { result: Ok(reply), fallback: Fallback::None },
+                Ok(reply) => {
+                    let reply = self.continuing(call, model, reply);
+                    return Ended { result: Ok(reply), fallback: Fallback::None };
+                }
                 Err(failed) => failed,
             };
             last = Ended { result, fallback: verdict.fallback };

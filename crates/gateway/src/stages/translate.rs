@@ -42,11 +42,7 @@ pub(crate) async fn request(
     provider: &'static Provider,
 ) -> Result<(Bytes, Translation)> {
     let (endpoint, body, path) = (raw.endpoint, raw.body.clone(), raw.path.clone());
-    let facts = PathFacts {
-        model: (endpoint == Endpoint::Generate)
-            .then(|| String::from_utf8_lossy(&raw.fields.model).into_owned()),
-        stream: raw.fields.stream,
-    };
+    let facts = facts(raw);
     let tell = move || {
         let as_list = endpoint == Endpoint::Generate
             && facts.stream
@@ -61,6 +57,21 @@ pub(crate) async fn request(
         let message = "the translation of a request failed; this is a bug of Paceline";
         Err(Error::new(ErrorKind::Internal, Origin::Paceline, Retry::Never, message))
     })
+}
+
+fn facts(raw: &RawRequest) -> PathFacts {
+    let in_path = raw.endpoint == Endpoint::Generate;
+    PathFacts {
+        model: in_path.then(|| String::from_utf8_lossy(&raw.fields.model).into_owned()),
+        stream: raw.fields.stream,
+    }
+}
+
+/// A request in the neutral form, and the codec of its dialect; `None` where it is none.
+pub(crate) fn neutral(raw: &RawRequest) -> Option<(&'static dyn Codec, Request)> {
+    let codec = codec::of(raw.endpoint)?;
+    let body = serde_json::from_slice(&raw.body).ok()?;
+    Some((codec, codec.read_request(body, &facts(raw)).ok()?))
 }
 
 /// Answers `count_tokens` where the upstream has no such operation: an estimate.

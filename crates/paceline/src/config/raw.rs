@@ -347,11 +347,16 @@ pub(crate) struct Retry {
     /// The longest wait that the backoff, or an upstream's `Retry-After`, may ask for, in
     /// milliseconds; a call that would wait longer gets the upstream's error. Default: 30000.
     pub(crate) wait_ms_max: u64,
+    /// Whether a stream of text that breaks off after its first content goes on at another
+    /// deployment, which is given what has come as the beginning of its answer (where the
+    /// provider can: `anthropic`, `mistral`, `openrouter`, `vllm`, `sglang`, `llama.cpp`,
+    /// `ollama`). Where it went on is told in the stream. Default: false.
+    pub(crate) continue_streams: bool,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts_max: 3, backoff_ms: 500, wait_ms_max: 30_000 }
+        Self { attempts_max: 3, backoff_ms: 500, wait_ms_max: 30_000, continue_streams: false }
     }
 }
 

@@ -166,6 +166,7 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             attempts_max: raw.retry.attempts_max,
             backoff: ms(raw.retry.backoff_ms),
             wait_max: ms(raw.retry.wait_ms_max),
+            continue_streams: raw.retry.continue_streams,
         },
         hedge: HedgeConfig {
             enabled: raw.hedge.enabled,

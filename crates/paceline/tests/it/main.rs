@@ -7,6 +7,7 @@ mod balance;
 mod bytes;
 mod cache;
 mod cli;
+mod continued;
 mod dialects;
 mod disconnects;
 mod endpoints;
