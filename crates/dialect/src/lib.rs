@@ -14,6 +14,7 @@ pub mod chat;
 pub mod codec;
 mod completions;
 pub mod gemini;
+mod lenient;
 mod members;
 pub mod neutral;
 pub mod responses;

@@ -392,7 +392,7 @@ pub struct Usage {
 impl Usage {
     /// All tokens of the prompt.
     pub const fn input(&self) -> u64 {
-        self.input_uncached + self.cache_read + self.cache_write
+        self.input_uncached.saturating_add(self.cache_read).saturating_add(self.cache_write)
     }
 }
 

@@ -15,7 +15,12 @@ pub(crate) struct SseReader {
     after_cr: bool,
     event: SseEvent,
     stray: Vec<u8>,
+    /// A line has come: only the first may begin with a byte order mark.
+    begun: bool,
 }
+
+/// The byte order mark with which some servers begin; the standard says to pass it over.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// An event: its data lines joined with LF, and its name where it has one.
 #[derive(Debug, Default)]
@@ -43,10 +48,12 @@ impl SseReader {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
             bytes = rest;
             let over = if self.line.is_empty() {
+                let line = first(line, &mut self.begun);
                 self.event.line(line, &mut self.stray)
             } else {
                 self.line.extend_from_slice(line);
-                let over = self.event.line(&self.line, &mut self.stray);
+                let line = first(&self.line, &mut self.begun);
+                let over = self.event.line(line, &mut self.stray);
                 self.line.clear();
                 over
             };
@@ -68,7 +75,7 @@ impl SseReader {
         mut each: impl FnMut(&SseEvent) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
         let line = std::mem::take(&mut self.line);
-        self.event.line(&line, &mut self.stray);
+        self.event.line(first(&line, &mut self.begun), &mut self.stray);
         if self.event.any {
             each(&self.event)?;
         }
@@ -89,6 +96,11 @@ impl SseReader {
         }
         Ok(())
     }
+}
+
+/// The line without the byte order mark that the first one may begin with.
+fn first<'a>(line: &'a [u8], begun: &mut bool) -> &'a [u8] {
+    if std::mem::replace(begun, true) { line } else { line.strip_prefix(MARK).unwrap_or(line) }
 }
 
 impl SseEvent {
@@ -155,7 +167,8 @@ mod tests {
             let wire = ": hello\nevent: a\ndata: 1\ndata:2\n\nid: 7\ndata\n\nevent: none\n\n\
                         {\"error\":1}\n\ndata:  x:y\n\ndata: last"
                 .replace('\n', end);
-            for piece in 1..wire.len() {
+            for (piece, mark) in (1..wire.len()).flat_map(|at| [(at, ""), (at, "\u{feff}")]) {
+                let wire = format!("{mark}{wire}");
                 let (events, stray) = read(wire.as_bytes(), piece);
                 let expected = [("a", "1\n2"), ("", ""), ("", " x:y"), ("", "last")];
                 let expected = expected.map(|(name, data)| (name.to_owned(), data.to_owned()));

@@ -1,5 +1,7 @@
 //! OpenAI's chat completions, `POST /v1/chat/completions`, and everybody who copies them.
 
+mod calls;
+mod details;
 mod event_writer;
 mod events;
 mod incoming;

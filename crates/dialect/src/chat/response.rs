@@ -3,29 +3,38 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::incoming::{self, Delta, Incoming};
+use super::details;
+use super::incoming::{self, Call, Delta, Incoming};
 use crate::neutral::{Fault, Part, Response, Stop, Usage};
 
 /// Reads a whole answer; of several choices the first.
 pub(super) fn read(body: Value) -> Result<Response, Fault> {
     let mut incoming = Incoming::deserialize(&body)
         .map_err(|error| Fault::new("body", format!("is no chat completion: {error}")))?;
-    if let Some(failure) = incoming.failure() {
+    let whole = incoming.is_failure();
+    let whole = whole.then(|| incoming::whole_failure(body.to_string().as_bytes()));
+    if let Some(failure) = incoming.failure().or(whole) {
         return Err(Fault::new("error", format!("reports {}", failure.message)));
     }
     let usage = incoming.usage().unwrap_or_default();
     let id = incoming.id.take().unwrap_or_default().into_owned();
     let choices = incoming.choices.take().ok_or_else(|| Fault::new("choices", "is missing"))?;
     let choice = choices.into_iter().next();
-    let reason = choice.as_ref().and_then(|c| c.finish_reason.clone()).unwrap_or_default();
-    let delta = choice.and_then(|choice| choice.delta).unwrap_or_default();
-    let parts = parts(delta, &id);
+    let mut choice = choice.ok_or_else(|| Fault::new("choices", "must not be empty"))?;
+    let parts = parts(choice.said().unwrap_or_default(), &id);
+    let reason = choice.finish_reason.unwrap_or_default();
+    if let Some(failure) = incoming::given_up(&reason) {
+        return Err(Fault::new(
+            "choices[0].finish_reason",
+            format!("reports: {}", failure.message),
+        ));
+    }
     let has = |wanted: fn(&Part) -> bool| parts.iter().any(wanted);
     let calls = has(|part| matches!(part, Part::ToolCall { .. }));
     let refuses = has(|part| matches!(part, Part::Refusal { .. }));
     Ok(Response {
         model: incoming.model.take().unwrap_or_default().into_owned(),
-        created: incoming.created.map_or(0, |at| at.max(0.0) as u64),
+        created: incoming.created.unwrap_or(0),
         stop: incoming::stop(&reason, calls, refuses),
         stop_sequence: None,
         id,
@@ -34,14 +43,16 @@ pub(super) fn read(body: Value) -> Result<Response, Fault> {
     })
 }
 
-fn parts(delta: Delta<'_>, id: &str) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let (mut thought, said) = delta.content.map(|content| content.split()).unwrap_or_default();
-    if let Some(text) = delta.reasoning_content.or(delta.reasoning) {
-        thought.push_str(&text);
-    }
-    if !thought.is_empty() {
-        parts.push(Part::Thinking { text: thought, seal: None });
+fn parts(mut delta: Delta<'_>, id: &str) -> Vec<Part> {
+    let mut thought = delta.thought();
+    let (inner, said) = delta.content.map(|content| content.split()).unwrap_or_default();
+    thought.push_str(&inner);
+    let (mut parts, mut seals) = details::read(&delta.reasoning_details.unwrap_or_default());
+    // The details tell the same again, with seals.
+    let told =
+        parts.iter().any(|part| matches!(part, Part::Thinking { text, .. } if !text.is_empty()));
+    if !thought.is_empty() && !told {
+        parts.insert(0, Part::Thinking { text: thought, seal: None });
     }
     if !said.is_empty() {
         parts.push(Part::Text { text: said, cache: None });
@@ -50,15 +61,16 @@ fn parts(delta: Delta<'_>, id: &str) -> Vec<Part> {
         parts.push(Part::Refusal { text: text.into_owned() });
     }
     let calls = delta.tool_calls.unwrap_or_default().into_iter();
-    let calls = calls.map(|call| (call.id, call.function));
-    let old = delta.function_call.map(|function| (None, Some(function)));
-    for (at, (given, function)) in calls.chain(old).enumerate() {
-        let Some(mut function) = function else { continue };
+    for (at, call) in calls.chain(delta.function_call.map(Call::old)).enumerate() {
+        let seal = call.seal();
+        let given = call.id.filter(|id| !id.is_empty());
+        let id = given.map_or_else(|| minted(id, at), |id| id.into_owned());
+        let Some(mut function) = call.function else { continue };
         parts.push(Part::ToolCall {
-            id: given.map_or_else(|| minted(id, at), |id| id.into_owned()),
+            seal: seal.or_else(|| seals.remove(&id)),
+            id,
             name: function.name.take().unwrap_or_default().into_owned(),
             arguments: function.arguments(),
-            seal: None,
             cache: None,
         });
     }

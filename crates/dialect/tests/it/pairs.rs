@@ -195,7 +195,8 @@ fn through(codec: &dyn Codec, events: &[Event], request: &Request) -> (Response,
     events.iter().for_each(|event| writer.write(event, &mut wire));
     let (mut reader, mut again) = (codec.event_reader(), Vec::new());
     for piece in wire.chunks(11) {
-        reader.push(piece, &mut again).unwrap();
+        let read = reader.push(piece, &mut again);
+        assert!(read.is_ok(), "{read:?}: {}", String::from_utf8_lossy(&wire));
     }
     let ended = reader.finish(&mut again);
     assert!(ended.is_ok(), "{ended:?}: {}", String::from_utf8_lossy(&wire));
