@@ -127,7 +127,11 @@ pub struct Quirks {
     pub no_stream_options: bool,
     /// It gives `reasoning_content` and wants it back (DeepSeek).
     pub reasoning_content: bool,
-    /// Identifiers of calls must have exactly 9 letters or digits (Mistral).
+    /// It gives thinking with its seals in `reasoning_details`, and wants them back there
+    /// (OpenRouter).
+    pub reasoning_details: bool,
+    /// It is as strict about the order of turns, the last of them, and the identifiers of
+    /// calls as Mistral. Identifiers of calls must have exactly 9 letters or digits (Mistral).
     pub short_call_ids: bool,
     /// It takes `top_k` (vLLM, SGLang, llama.cpp, Together, Fireworks, OpenRouter).
     pub top_k: bool,

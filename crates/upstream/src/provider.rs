@@ -88,6 +88,7 @@ const NONE: Quirks = Quirks {
     max_tokens_only: false,
     no_stream_options: false,
     reasoning_content: false,
+    reasoning_details: false,
     top_k: false,
     short_call_ids: false,
     no_developer_role: false,
@@ -186,6 +187,7 @@ pub static PROVIDERS: &[Provider] = &[
     Provider {
         name: "openrouter",
         url: Some("https://openrouter.ai/api"),
+        quirks: Quirks { reasoning_details: true, ..OPEN.quirks },
         prefill: Prefill::Plain,
         ..OPEN
     },

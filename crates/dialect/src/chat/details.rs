@@ -110,6 +110,15 @@ pub(super) fn write(part: &Part, index: usize) -> Option<Value> {
     }
 }
 
+/// The entry of a sealed part as OpenRouter itself writes it, which has Google's seals of
+/// calls here too, by the call's identifier.
+pub(super) fn write_back(part: &Part, index: usize) -> Option<Value> {
+    let Part::ToolCall { id, seal: Some(seal), .. } = part else { return write(part, index) };
+    let mut entry = write(&Part::Hidden { seal: seal.clone() }, index)?;
+    entry["id"] = json!(id);
+    Some(entry)
+}
+
 /// The entry of a thought of which something is shown.
 pub(super) fn thought(text: &str, seal: &Seal, index: usize) -> Value {
     let mut entry = Map::new();

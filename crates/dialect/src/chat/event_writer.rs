@@ -1,12 +1,19 @@
 //! Writing a stream.
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::details;
 use super::response::{reason, tokens};
 use crate::codec::EventWriter;
-use crate::neutral::{Event, Part, Usage};
+use crate::neutral::{Event, Part, Seal, Usage};
 use crate::responses::failure;
+use crate::sse::EVENT_BYTES_MAX;
+
+/// DeepSeek's word for thinking, which most clients read.
+const THOUGHT: &str = "reasoning_content";
+
+const CALL: &str = "tool_calls";
 
 /// Writes the chunks of a stream.
 pub(super) struct Writer {
@@ -18,6 +25,11 @@ pub(super) struct Writer {
     member: &'static str,
     /// Calls so far: they have numbers of their own here.
     calls: usize,
+    /// Sealed thoughts so far.
+    thoughts: usize,
+    /// What was shown of the open thought, which its seal comes with; `None` where it is
+    /// longer than a seal is worth.
+    thought: Option<String>,
     usage: Usage,
     over: bool,
 }
@@ -29,6 +41,8 @@ impl Writer {
             head: Vec::new(),
             member: "content",
             calls: 0,
+            thoughts: 0,
+            thought: None,
             usage: Usage::default(),
             over: false,
         }
@@ -63,8 +77,9 @@ impl EventWriter for Writer {
                 out.extend_from_slice(b"\n\n");
                 self.over = true;
             }
-            // Seals have no place here; a part's end shows in the next one's beginning.
-            Event::Seal { .. } | Event::PartEnd { .. } => {}
+            Event::Seal { seal, .. } => self.seal(seal, out),
+            // A part's end shows in the next one's beginning.
+            Event::PartEnd { .. } => {}
         }
     }
 }
@@ -95,20 +110,32 @@ impl Writer {
                 self.member = "content";
                 self.text(text, out);
             }
-            Part::Thinking { text, .. } => {
-                // DeepSeek's word for it, which most clients read.
-                self.member = "reasoning_content";
+            Part::Thinking { text, seal } => {
+                self.member = THOUGHT;
+                self.thought = Some(String::new());
                 self.text(text, out);
+                if let Some(seal) = seal {
+                    self.seal(seal, out);
+                }
             }
             Part::Refusal { text } => {
                 self.member = "refusal";
                 self.text(text, out);
             }
-            Part::ToolCall { id, name, arguments, .. } => {
-                let call = json!({"tool_calls": [{
+            Part::Hidden { .. } => {
+                if let Some(entry) = details::write(part, self.thoughts) {
+                    self.details(entry, out);
+                }
+            }
+            Part::ToolCall { id, name, arguments, seal, .. } => {
+                self.member = CALL;
+                let mut call = json!({"tool_calls": [{
                     "index": self.calls, "id": id, "type": "function",
                     "function": {"name": name, "arguments": arguments},
                 }]});
+                if let Some(extra) = details::extra_content(seal.as_ref()) {
+                    call["tool_calls"][0]["extra_content"] = extra;
+                }
                 self.calls += 1;
                 self.chunk(out, None, |out| json(&call, out));
             }
@@ -116,9 +143,37 @@ impl Writer {
         }
     }
 
-    fn text(&self, text: &str, out: &mut Vec<u8>) {
+    /// The seal of the open part: of a thought, whose text comes once more with it, so that a
+    /// client has in one piece what must come back; or of a call.
+    fn seal(&mut self, seal: &Seal, out: &mut Vec<u8>) {
+        if self.member == THOUGHT {
+            if let Some(text) = self.thought.take() {
+                self.details(details::thought(&text, seal, self.thoughts), out);
+            }
+        } else if let (CALL, Some(extra)) = (self.member, details::extra_content(Some(seal))) {
+            let index = self.calls.saturating_sub(1);
+            let call = json!({"tool_calls": [{"index": index, "extra_content": extra}]});
+            self.chunk(out, None, |out| json(&call, out));
+        }
+    }
+
+    fn details(&mut self, entry: Value, out: &mut Vec<u8>) {
+        self.thoughts += 1;
+        let delta = json!({"reasoning_details": [entry]});
+        self.chunk(out, None, |out| json(&delta, out));
+    }
+
+    fn text(&mut self, text: &str, out: &mut Vec<u8>) {
         if text.is_empty() {
             return;
+        }
+        if self.member == THOUGHT
+            && let Some(thought) = &mut self.thought
+        {
+            thought.push_str(text);
+            if thought.len() > EVENT_BYTES_MAX / 2 {
+                self.thought = None;
+            }
         }
         self.chunk(out, None, |out| {
             out.extend_from_slice(b"{\"");

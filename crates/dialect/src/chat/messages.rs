@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use super::{details, incoming};
 use crate::members::Members;
-use crate::neutral::{CacheMark, CacheTtl, Fault, Message, Part, Request, Role, Source};
+use crate::neutral::{CacheMark, CacheTtl, Fault, Message, Part, Request, Role, Seal, Source};
 use crate::responses::media;
 
 type Extra = Vec<(String, Value)>;
@@ -21,10 +22,16 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
     for (path, value) in messages {
         let mut message = Members::of(value, path)?;
         let role = message.required_text("role")?;
+        let cache = cache_mark(&mut message)?;
         let extra = &mut request.extra;
         let read = match &*role {
             "system" | "developer" => {
-                let parts = content(&mut message, extra)?;
+                let mut parts = content(&mut message, extra)?;
+                if let Some(at) = parts.iter().position(|p| !matches!(p, Part::Text { .. })) {
+                    let field = format!("content[{at}].type");
+                    return Err(message.fault(&field, "must be text in instructions"));
+                }
+                mark_last(&mut parts, cache);
                 if request.messages.is_empty() {
                     request.system.extend(parts);
                     message.text("name")?;
@@ -55,7 +62,9 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
         // Some clients name the function on its result, which is no speaker's name.
         let name = name.filter(|_| role != "tool");
         message.rest(&mut request.extra);
-        request.messages.push(Message { name, ..read });
+        let mut read = Message { name, ..read };
+        mark_last(&mut read.parts, cache);
+        request.messages.push(read);
     }
     if request.messages.is_empty() {
         // A prompt that is all instructions is answered like a question.
@@ -63,6 +72,20 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
         request.messages.push(Message { role: Role::User, parts, name: None });
     }
     Ok(())
+}
+
+/// Puts a mark that stands on the whole message on its last part.
+fn mark_last(parts: &mut [Part], mark: Option<CacheMark>) {
+    if let Some(
+        Part::Text { cache, .. }
+        | Part::Image { cache, .. }
+        | Part::File { cache, .. }
+        | Part::ToolCall { cache, .. }
+        | Part::ToolResult { cache, .. },
+    ) = parts.last_mut()
+    {
+        *cache = cache.or(mark);
+    }
 }
 
 /// A message's content: a text, or a list of parts.
@@ -136,7 +159,7 @@ fn needed(item: &mut Members, name: &str) -> Result<Members, Fault> {
     item.object(name)?.ok_or_else(|| item.fault(name, "is missing"))
 }
 
-fn cache_mark(item: &mut Members) -> Result<Option<CacheMark>, Fault> {
+pub(super) fn cache_mark(item: &mut Members) -> Result<Option<CacheMark>, Fault> {
     // OpenAI's own, and what clients send for Claude behind compatible servers.
     let (ours, theirs) = (item.object("prompt_cache_breakpoint")?, item.object("cache_control")?);
     let Some(mut mark) = ours.or(theirs) else { return Ok(None) };
@@ -149,12 +172,7 @@ fn assistant(
     extra: &mut Extra,
     called: &mut HashMap<String, String>,
 ) -> Result<Vec<Part>, Fault> {
-    let mut parts = Vec::new();
-    // Two names of one thing: DeepSeek's and vLLM's.
-    let (old, new) = (message.text("reasoning_content")?, message.text("reasoning")?);
-    if let Some(text) = old.or(new).filter(|text| !text.is_empty()) {
-        parts.push(Part::Thinking { text, seal: None });
-    }
+    let (mut parts, mut seals) = thoughts(message)?;
     let said = if message.has("content") { content(message, extra)? } else { Vec::new() };
     let empty = |part: &Part| matches!(part, Part::Text { text, .. } if text.is_empty());
     parts.extend(said.into_iter().filter(|part| !empty(part)));
@@ -170,14 +188,18 @@ fn assistant(
         call.text("type")?;
         call.integer("index")?;
         let id = call.required_text("id")?;
+        let seal = call.take("extra_content").and_then(|extra| incoming::google_seal(&extra));
         let mut function = needed(&mut call, "function")?;
         let name = function.required_text("name")?;
         let arguments = function.text("arguments")?.unwrap_or_default();
         called.insert(id.clone(), name.clone());
         function.rest(extra);
         call.rest(extra);
-        parts.push(Part::ToolCall { id, name, arguments, seal: None, cache: None });
+        let seal = seal.or_else(|| seals.remove(&id));
+        parts.push(Part::ToolCall { id, name, arguments, seal, cache: None });
     }
+    // That the answer is to go on with the last turn, which other dialects do of themselves.
+    message.flag("prefix")?;
     // What servers add to an answer, and clients send back as it came.
     for name in ["annotations", "provider_specific_fields"] {
         message.take(name).filter(|value| !is_empty(value)).into_iter().for_each(|value| {
@@ -185,6 +207,24 @@ fn assistant(
         });
     }
     Ok(parts)
+}
+
+/// What the model thought, as it comes back: with seals in `reasoning_details`, and else as
+/// text alone. The seals of calls come with it, by the call's identifier.
+fn thoughts(message: &mut Members) -> Result<(Vec<Part>, HashMap<String, Seal>), Fault> {
+    let details = message.list("reasoning_details")?.unwrap_or_default();
+    let details: Vec<_> = details.into_iter().map(|(_, entry)| entry).collect();
+    let (mut parts, seals) = details::read(&details);
+    // Two names of one thing: DeepSeek's and vLLM's.
+    let (old, new) = (message.text("reasoning_content")?, message.text("reasoning")?);
+    let shown = |part: &Part| matches!(part, Part::Thinking { text, .. } if !text.is_empty());
+    // The details tell the same again.
+    if let Some(text) = [old, new].into_iter().flatten().find(|text| !text.is_empty())
+        && !parts.iter().any(shown)
+    {
+        parts.insert(0, Part::Thinking { text, seal: None });
+    }
+    Ok((parts, seals))
 }
 
 fn is_empty(value: &Value) -> bool {

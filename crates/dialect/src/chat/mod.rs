@@ -8,6 +8,7 @@ mod incoming;
 mod messages;
 mod read_request;
 mod response;
+mod thinking;
 mod write_messages;
 mod write_request;
 

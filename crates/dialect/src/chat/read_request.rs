@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::messages;
+use super::messages::{self, cache_mark};
+use super::thinking;
 use crate::codec::PathFacts;
 use crate::members::Members;
-use crate::neutral::{Effort, Fault, Format, Request, Tool, ToolChoice};
+use crate::neutral::{Fault, Format, Request, Tool, ToolChoice};
 
 type Extra = Vec<(String, Value)>;
 
@@ -35,18 +36,13 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
     request.max_tokens = old.max(new);
     request.temperature = body.number("temperature")?;
     request.top_p = body.number("top_p")?;
-    request.top_k = body.whole("top_k")?;
+    request.top_k = top_k(&mut body)?;
     request.seed = body.integer("seed")?;
     request.presence_penalty = body.number("presence_penalty")?;
     request.frequency_penalty = body.number("frequency_penalty")?;
     request.stop = stop(&mut body)?;
     request.format = format(&mut body, &mut request.extra)?;
-    if let Some(effort) = body.text("reasoning_effort")? {
-        let unknown = || {
-            body.fault("reasoning_effort", "must be none, minimal, low, medium, high, xhigh or max")
-        };
-        request.reasoning.effort = Some(Effort::parse(&effort).ok_or_else(unknown)?);
-    }
+    request.reasoning = thinking::read(&mut body, &mut request.extra)?;
     labels(&mut body, &mut request)?;
     let user = body.text("user")?;
     request.user = body.text("safety_identifier")?.or(user);
@@ -54,6 +50,16 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
     without_effect(&mut body, &mut request.extra)?;
     body.rest(&mut request.extra);
     Ok(request)
+}
+
+/// Reads `top_k`; vLLM's -1 and llama.cpp's 0 switch it off.
+fn top_k(body: &mut Members) -> Result<Option<u64>, Fault> {
+    match body.integer("top_k")? {
+        None | Some(-1 | 0) => Ok(None),
+        Some(top_k) => u64::try_from(top_k)
+            .map(Some)
+            .map_err(|_| body.fault("top_k", "must be a whole number of at least -1")),
+    }
 }
 
 /// Takes what changes nothing about the answer: members that have their default, and those
@@ -91,6 +97,8 @@ fn tools(body: &mut Members, extra: &mut Extra) -> Result<Vec<Tool>, Fault> {
         tool.required_text("type")?;
         let mut function =
             tool.object("function")?.ok_or_else(|| tool.fault("function", "is missing"))?;
+        // What clients send for Claude behind compatible servers, in either place.
+        let cache = cache_mark(&mut tool)?.or(cache_mark(&mut function)?);
         tools.push(Tool {
             name: function.required_text("name")?,
             description: function.text("description")?,
@@ -100,7 +108,7 @@ fn tools(body: &mut Members, extra: &mut Extra) -> Result<Vec<Tool>, Fault> {
                 None => None,
             },
             strict: function.flag("strict")?,
-            cache: None,
+            cache,
         });
         function.rest(extra);
         tool.rest(extra);

@@ -85,16 +85,23 @@ pub(super) fn minted(id: &str, at: usize) -> String {
 /// Writes a whole answer.
 pub(super) fn write(response: &Response) -> Value {
     let (mut content, mut thought, mut refusal) = (None::<String>, String::new(), None::<String>);
-    let mut calls = Vec::new();
+    let (mut calls, mut sealed) = (Vec::new(), Vec::new());
     for part in &response.parts {
+        sealed.extend(details::write(part, sealed.len()));
         match part {
             Part::Text { text, .. } => content.get_or_insert_default().push_str(text),
             Part::Thinking { text, .. } => thought.push_str(text),
             Part::Refusal { text } => refusal.get_or_insert_default().push_str(text),
-            Part::ToolCall { id, name, arguments, .. } => calls.push(json!({
-                "id": id, "type": "function",
-                "function": {"name": name, "arguments": arguments},
-            })),
+            Part::ToolCall { id, name, arguments, seal, .. } => {
+                let mut call = json!({
+                    "id": id, "type": "function",
+                    "function": {"name": name, "arguments": arguments},
+                });
+                if let Some(extra) = details::extra_content(seal.as_ref()) {
+                    call["extra_content"] = extra;
+                }
+                calls.push(call);
+            }
             _ => {}
         }
     }
@@ -108,6 +115,9 @@ pub(super) fn write(response: &Response) -> Value {
     if !thought.is_empty() {
         // DeepSeek's word for it, which most clients read.
         message.insert("reasoning_content".to_owned(), json!(thought));
+    }
+    if !sealed.is_empty() {
+        message.insert("reasoning_details".to_owned(), Value::Array(sealed));
     }
     if !calls.is_empty() {
         message.insert("tool_calls".to_owned(), Value::Array(calls));

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::codec::Quirks;
+use super::details;
+use crate::codec::{Quirks, Target};
 use crate::neutral::{CacheMark, CacheTtl, Message, Part, Role, Source, Unsupported};
 use crate::responses::media;
 
@@ -12,17 +13,27 @@ pub(super) struct Messages<'a> {
     quirks: &'a Quirks,
     /// Whether cache marks are written.
     marks: bool,
+    /// Whether Google's seals are written on calls: its own server of this dialect wants them
+    /// back, and others refuse what they do not know.
+    google: bool,
     written: Vec<Value>,
     warnings: Vec<String>,
 }
 
 impl<'a> Messages<'a> {
-    pub(super) fn new(quirks: &'a Quirks, marks: bool) -> Self {
-        Self { quirks, marks, written: Vec::new(), warnings: Vec::new() }
+    pub(super) fn new(target: &'a Target, marks: bool) -> Self {
+        let quirks = &target.quirks;
+        let google = target.model.contains("gemini") && !quirks.reasoning_details;
+        Self { quirks, marks, google, written: Vec::new(), warnings: Vec::new() }
     }
 
     /// The messages, and what was only approximated.
-    pub(super) fn end(self) -> (Vec<Value>, Vec<String>) {
+    pub(super) fn end(mut self) -> (Vec<Value>, Vec<String>) {
+        let last = self.written.last_mut().filter(|_| self.quirks.short_call_ids);
+        if let Some(last) = last.filter(|m| m["role"] == "assistant" && m["tool_calls"].is_null()) {
+            // Mistral goes on with a turn of the model's only where that says so.
+            last["prefix"] = json!(true);
+        }
         (self.written, self.warnings)
     }
 
@@ -45,12 +56,35 @@ impl<'a> Messages<'a> {
     pub(super) fn message(&mut self, at: usize, message: &Message) -> Result<(), Unsupported> {
         match message.role {
             Role::System => {
+                let after = self.last_role();
+                if self.quirks.short_call_ids && matches!(after, "assistant" | "tool") {
+                    self.warn(
+                        "Mistral takes no instructions there, so they were sent as the user's",
+                    );
+                    self.bridge();
+                    let content = self.texts(&message.parts);
+                    self.written.push(json!({"role": "user", "content": content}));
+                    return Ok(());
+                }
                 let content = self.texts(&message.parts);
                 self.written.push(json!({"role": "system", "content": content}));
                 Ok(())
             }
             Role::Assistant => self.assistant(at, message),
             Role::User => self.user(at, message),
+        }
+    }
+
+    fn last_role(&self) -> &str {
+        self.written.last().and_then(|message| message["role"].as_str()).unwrap_or_default()
+    }
+
+    /// Puts a turn of the model's between a result and what the user says: Mistral refuses
+    /// the one behind the other (error 3230, `invalid_request_message_order`).
+    fn bridge(&mut self) {
+        if self.quirks.short_call_ids && self.last_role() == "tool" {
+            self.warn("Mistral wants a turn of the model's behind results, so a short one was put");
+            self.written.push(json!({"role": "assistant", "content": "I have the results."}));
         }
     }
 
@@ -72,6 +106,7 @@ impl<'a> Messages<'a> {
         if content.is_empty() {
             return Ok(());
         }
+        self.bridge();
         let mut written = Map::new();
         written.insert("role".to_owned(), json!("user"));
         written.insert("content".to_owned(), plain(content));
@@ -123,17 +158,27 @@ impl<'a> Messages<'a> {
     fn assistant(&mut self, at: usize, message: &Message) -> Result<(), Unsupported> {
         let (mut content, mut calls) = (Vec::new(), Vec::new());
         let (mut thinking, mut refusal) = (String::new(), None);
+        let mut sealed = Vec::new();
         for (place, part) in message.parts.iter().enumerate() {
+            if self.quirks.reasoning_details {
+                sealed.extend(details::write_back(part, sealed.len()));
+            }
             match part {
                 Part::Text { text, .. } if text.is_empty() => {}
                 Part::Text { text, .. } => content.push(json!({"type": "text", "text": text})),
                 Part::Refusal { text } => refusal = Some(text),
-                Part::ToolCall { id, name, arguments, .. } => {
+                Part::ToolCall { id, name, arguments, seal, .. } => {
                     let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
-                    calls.push(json!({
+                    let mut call = json!({
                         "id": self.call_id(id), "type": "function",
                         "function": {"name": name, "arguments": arguments},
-                    }));
+                    });
+                    if let Some(extra) =
+                        details::extra_content(seal.as_ref().filter(|_| self.google))
+                    {
+                        call["extra_content"] = extra;
+                    }
+                    calls.push(call);
                 }
                 Part::Thinking { text, .. } => thinking.push_str(text),
                 // Only its own vendor can open it.
@@ -156,6 +201,9 @@ impl<'a> Messages<'a> {
         written.insert("content".to_owned(), content);
         if self.quirks.reasoning_content && (!thinking.is_empty() || !calls.is_empty()) {
             written.insert("reasoning_content".to_owned(), json!(thinking));
+        }
+        if !sealed.is_empty() {
+            written.insert("reasoning_details".to_owned(), Value::Array(sealed));
         }
         if let Some(text) = refusal {
             written.insert("refusal".to_owned(), json!(text));

@@ -19,7 +19,7 @@ const STOPS_MAX: usize = 4;
 pub(super) fn write(request: &Request, target: &Target) -> Result<Written, Unsupported> {
     let quirks = &target.quirks;
     refuse(request, target)?;
-    let mut messages = Messages::new(quirks, takes_breakpoints(&target.model));
+    let mut messages = Messages::new(target, takes_breakpoints(&target.model));
     messages.system(&request.system);
     for (at, message) in request.messages.iter().enumerate() {
         messages.message(at, message)?;

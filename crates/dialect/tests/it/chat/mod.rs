@@ -1,6 +1,8 @@
 //! What servers and clients of chat completions really send, beside the golden cases.
 
+mod requests;
 mod streams;
+mod thinking;
 
 use paceline_dialect::codec::Broken;
 use paceline_dialect::neutral::{Event, Part, Response};
