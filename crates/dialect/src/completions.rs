@@ -91,11 +91,11 @@ impl Codec for Completions {
         Err(Fault::new("body", "is a text completion, which no upstream gives in translation"))
     }
 
-    fn write_response(&self, response: &Response, _: &Request) -> Value {
+    fn write_response(&self, response: &Response, request: &Request) -> Value {
         let text: String = response.parts.iter().filter_map(said).collect();
         json!({
-            "id": response.id, "object": "text_completion", "created": response.created,
-            "model": response.model,
+            "id": response.id, "object": "text_completion",
+            "created": request.answered_s(response), "model": response.model,
             "choices": [{
                 "text": text, "index": 0, "logprobs": null, "finish_reason": reason(response.stop),
             }],
@@ -108,7 +108,11 @@ impl Codec for Completions {
     }
 
     fn event_writer(&self, request: &Request) -> Box<dyn EventWriter> {
-        Box::new(Writer { include_usage: request.include_usage, ..Writer::default() })
+        Box::new(Writer {
+            include_usage: request.include_usage,
+            asked_s: request.asked_s,
+            ..Writer::default()
+        })
     }
 
     fn read_failure(&self, status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
@@ -146,6 +150,8 @@ fn said(part: &Part) -> Option<&str> {
 #[derive(Default)]
 struct Writer {
     include_usage: bool,
+    /// When the call came in, in seconds since 1970.
+    asked_s: u64,
     head: Vec<u8>,
     /// Whether the open part is text.
     shown: bool,
@@ -160,8 +166,9 @@ impl EventWriter for Writer {
         }
         match event {
             Event::Start { id, model, .. } => {
-                let head =
-                    json!({"id": id, "object": "text_completion", "created": 0, "model": model});
+                let head = json!({
+                    "id": id, "object": "text_completion", "created": self.asked_s, "model": model,
+                });
                 self.head = head.to_string().into_bytes();
                 self.head.pop();
                 self.head.extend_from_slice(b",\"choices\":");

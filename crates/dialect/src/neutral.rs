@@ -55,10 +55,20 @@ pub struct Request {
     pub stream: bool,
     /// Whether a stream is to end with usage, where the dialect leaves that to the caller.
     pub include_usage: bool,
+    /// When the call came in, in seconds since 1970, for answers whose dialect tells no time;
+    /// 0 where nobody says. Readers leave it alone: there is no clock in this crate.
+    pub asked_s: u64,
     /// What the caller sent beyond this form: its path in the caller's dialect, and its value.
     /// Readers leave out members that change nothing (null, or the dialect's default). A
     /// writer of another dialect refuses any that is left.
     pub extra: Vec<(String, Value)>,
+}
+
+impl Request {
+    /// When an answer was made, in seconds since 1970: as it says, or else when the call came.
+    pub const fn answered_s(&self, response: &Response) -> u64 {
+        if response.created == 0 { self.asked_s } else { response.created }
+    }
 }
 
 /// One turn.

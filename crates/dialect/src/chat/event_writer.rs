@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::details;
 use super::response::{reason, tokens};
 use crate::codec::EventWriter;
-use crate::neutral::{Event, Part, Seal, Usage};
+use crate::neutral::{Event, Part, Request, Seal, Usage};
 use crate::responses::failure;
 use crate::sse::EVENT_BYTES_MAX;
 
@@ -19,6 +19,8 @@ const CALL: &str = "tool_calls";
 pub(super) struct Writer {
     /// Whether the caller asked for usage.
     include_usage: bool,
+    /// When the call came in, in seconds since 1970.
+    asked_s: u64,
     /// What each chunk begins with, up to its choices.
     head: Vec<u8>,
     /// The member in which more of the open part comes.
@@ -35,9 +37,10 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(include_usage: bool) -> Self {
+    pub(super) fn new(request: &Request) -> Self {
         Self {
-            include_usage,
+            include_usage: request.include_usage,
+            asked_s: request.asked_s,
             head: Vec::new(),
             member: "content",
             calls: 0,
@@ -86,8 +89,9 @@ impl EventWriter for Writer {
 
 impl Writer {
     fn start(&mut self, id: &str, model: &str) {
-        let head =
-            json!({"id": id, "object": "chat.completion.chunk", "created": 0, "model": model});
+        let head = json!({
+            "id": id, "object": "chat.completion.chunk", "created": self.asked_s, "model": model,
+        });
         self.head = head.to_string().into_bytes();
         self.head.pop();
         self.head.extend_from_slice(b",\"choices\":");

@@ -67,8 +67,8 @@ impl Codec for Chat {
         response::read(body)
     }
 
-    fn write_response(&self, response: &Response, _request: &Request) -> Value {
-        response::write(response)
+    fn write_response(&self, response: &Response, request: &Request) -> Value {
+        response::write(response, request)
     }
 
     fn event_reader(&self) -> Box<dyn EventReader> {
@@ -76,7 +76,7 @@ impl Codec for Chat {
     }
 
     fn event_writer(&self, request: &Request) -> Box<dyn EventWriter> {
-        Box::new(event_writer::Writer::new(request.include_usage))
+        Box::new(event_writer::Writer::new(request))
     }
 
     fn read_failure(&self, status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {

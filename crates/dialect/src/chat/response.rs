@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::details;
 use super::incoming::{self, Call, Delta, Incoming};
-use crate::neutral::{Fault, Part, Response, Stop, Usage};
+use crate::neutral::{Fault, Part, Request, Response, Stop, Usage};
 
 /// Reads a whole answer; of several choices the first.
 pub(super) fn read(body: Value) -> Result<Response, Fault> {
@@ -83,7 +83,7 @@ pub(super) fn minted(id: &str, at: usize) -> String {
 }
 
 /// Writes a whole answer.
-pub(super) fn write(response: &Response) -> Value {
+pub(super) fn write(response: &Response, request: &Request) -> Value {
     let (mut content, mut thought, mut refusal) = (None::<String>, String::new(), None::<String>);
     let (mut calls, mut sealed) = (Vec::new(), Vec::new());
     for part in &response.parts {
@@ -123,7 +123,7 @@ pub(super) fn write(response: &Response) -> Value {
         message.insert("tool_calls".to_owned(), Value::Array(calls));
     }
     json!({
-        "id": response.id, "object": "chat.completion", "created": response.created,
+        "id": response.id, "object": "chat.completion", "created": request.answered_s(response),
         "model": response.model,
         "choices": [{
             "index": 0, "message": message, "logprobs": null,

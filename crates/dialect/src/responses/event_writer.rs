@@ -11,6 +11,8 @@ use crate::neutral::{Event, Failure, Part, Request, Stop, Usage};
 pub(super) struct Writer {
     /// What each answer object repeats of the request, as the JSON behind its own members.
     echo: Vec<u8>,
+    /// When the call came in, in seconds since 1970.
+    asked_s: u64,
     ids: Ids,
     model: String,
     started: bool,
@@ -123,6 +125,7 @@ impl Writer {
         }
         Self {
             echo,
+            asked_s: request.asked_s,
             ids: Ids::default(),
             model: String::new(),
             started: false,
@@ -351,7 +354,7 @@ impl Writer {
         let answer = Answer {
             id: &self.ids.answer,
             object: "response",
-            created_at: 0,
+            created_at: self.asked_s,
             status,
             error,
             incomplete_details: if ended { outgoing::status(self.stop).1 } else { None },

@@ -37,7 +37,7 @@ pub(super) fn write(response: &Response, request: &Request) -> Value {
     let answer = Answer {
         id: &ids.answer,
         object: "response",
-        created_at: response.created,
+        created_at: request.answered_s(response),
         status,
         error: None,
         incomplete_details,

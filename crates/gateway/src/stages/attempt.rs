@@ -225,7 +225,8 @@ fn whole(reply: &Reply) -> Option<&[u8]> {
     }
 }
 
-fn unix_s() -> f64 {
+/// The time in seconds since 1970.
+pub(super) fn unix_s() -> f64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap_or_default().as_secs_f64()
 }

@@ -55,6 +55,7 @@ impl Send {
                 codec,
                 reader: codec.event_reader(),
                 writer: codec.event_writer(&neutral),
+                asked_s: neutral.asked_s,
                 events: Vec::new(),
                 out: Vec::new(),
                 so_far: SoFar::default(),
@@ -111,6 +112,8 @@ struct Continued {
     codec: &'static dyn Codec,
     reader: Box<dyn EventReader>,
     writer: Box<dyn EventWriter>,
+    /// When the call came in, in seconds since 1970.
+    asked_s: u64,
     events: Vec<Event>,
     /// What is to go out next.
     out: Vec<u8>,
@@ -334,7 +337,7 @@ impl Continued {
         let event = match self.call.request.endpoint {
             Endpoint::Chat => {
                 let event = json!({
-                    "id": self.so_far.id, "object": "chat.completion.chunk", "created": 0,
+                    "id": self.so_far.id, "object": "chat.completion.chunk", "created": self.asked_s,
                     "model": String::from_utf8_lossy(&self.model), "choices": [], "paceline": place,
                 });
                 format!("data: {event}\n\n")

@@ -17,6 +17,8 @@ use paceline_telemetry::task;
 use paceline_upstream::Provider;
 use serde_json::Value;
 
+use crate::stages::attempt::unix_s;
+
 /// Bodies above this leave the thread of the other calls: about 0.5 ms.
 const INLINE_BYTES_MAX: usize = 128 << 10;
 
@@ -71,7 +73,9 @@ fn facts(raw: &RawRequest) -> PathFacts {
 pub(crate) fn neutral(raw: &RawRequest) -> Option<(&'static dyn Codec, Request)> {
     let codec = codec::of(raw.endpoint)?;
     let body = serde_json::from_slice(&raw.body).ok()?;
-    Some((codec, codec.read_request(body, &facts(raw)).ok()?))
+    let mut request = codec.read_request(body, &facts(raw)).ok()?;
+    request.asked_s = unix_s() as u64;
+    Some((codec, request))
 }
 
 /// Answers `count_tokens` where the upstream has no such operation: an estimate.
@@ -115,7 +119,8 @@ fn tell(
     else {
         return Err(Error::invalid("this operation cannot be told in another dialect"));
     };
-    let request = caller.read_request(parse(body)?, facts).map_err(fault)?;
+    let mut request = caller.read_request(parse(body)?, facts).map_err(fault)?;
+    request.asked_s = unix_s() as u64;
     let written = upstream
         .write_request(&request, &target)
         .map_err(|unsupported| refuse(caller, &unsupported, provider))?;

@@ -2,10 +2,10 @@
 
 use paceline_dialect::codec::{PathFacts, Quirks, Target};
 use paceline_dialect::neutral::{
-    CacheMark, CacheTtl, Effort, Fault, Message, Part, Reasoning, Request, Role, Seal, Unsupported,
-    Vendor, What, Written,
+    CacheMark, CacheTtl, Effort, Event, Fault, Message, Part, Reasoning, Request, Response, Role,
+    Seal, Stop, Unsupported, Vendor, What, Written,
 };
-use paceline_dialect::{Anthropic, Chat, Codec};
+use paceline_dialect::{Anthropic, Chat, Codec, Completions, Responses};
 use serde_json::{Value, json};
 
 /// Reads a question with further members.
@@ -203,5 +203,30 @@ fn seals_go_to_servers_that_want_them_back_only() {
     let plain = write("gpt-5", Quirks::default()).unwrap();
     for name in ["reasoning_details", "extra_content"] {
         assert!(!plain.to_string().contains(name), "{plain}");
+    }
+}
+
+#[test]
+fn answers_tell_when_the_call_came_where_their_dialect_tells_no_time() {
+    let claude = json!({"id": "m", "content": [{"type": "text", "text": "Hi"}], "usage": {}});
+    let told = Anthropic.read_response(claude).unwrap();
+    let request = Request { asked_s: 1_800_000_000, ..read(json!({})).unwrap() };
+    let start = Event::Start { id: "m".to_owned(), model: "c".to_owned(), usage: None };
+    let end = Event::Stop { stop: Stop::End, sequence: None };
+    let text = Part::Text { text: "Hi".to_owned(), cache: None };
+    for (codec, name) in
+        [(&Chat as &dyn Codec, "created"), (&Completions, "created"), (&Responses, "created_at")]
+    {
+        assert_eq!(codec.write_response(&told, &request)[name], 1_800_000_000);
+        let (mut writer, mut out) = (codec.event_writer(&request), Vec::new());
+        for event in [&start, &Event::PartStart { index: 0, part: text.clone() }, &end, &Event::End]
+        {
+            writer.write(event, &mut out);
+        }
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains(&format!("\"{name}\":1800000000")), "{out}");
+        assert!(!out.contains(&format!("\"{name}\":0")), "{out}");
+        let known = Response { created: 7, ..told.clone() };
+        assert_eq!(codec.write_response(&known, &request)[name], 7);
     }
 }
