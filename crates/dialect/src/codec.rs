@@ -4,6 +4,7 @@ use http::HeaderMap;
 use paceline_core::Endpoint;
 use serde_json::Value;
 
+use crate::names::NameRule;
 use crate::neutral::{Event, Failure, Fault, Field, Request, Response, Unsupported, Written};
 
 /// A wire format in which conversations are continued.
@@ -22,6 +23,12 @@ pub trait Codec: Sync {
     /// # Errors
     /// [`Unsupported`] names what this dialect has no word for.
     fn write_request(&self, request: &Request, target: &Target) -> Result<Written, Unsupported>;
+
+    /// The names of tools that the strictest server of the dialect takes. A request is told
+    /// with such names: see [`Names::fit`](crate::names::Names::fit).
+    fn tool_names(&self) -> NameRule {
+        NameRule::STRICT
+    }
 
     /// Path and query of a request, as an upstream of the dialect has them.
     fn path(&self, model: &str, stream: bool) -> String;

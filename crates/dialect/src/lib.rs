@@ -16,6 +16,7 @@ mod completions;
 pub mod gemini;
 mod lenient;
 mod members;
+pub mod names;
 pub mod neutral;
 pub mod responses;
 mod sse_reader;

@@ -166,13 +166,7 @@ mod tests {
     use crate::neutral::{Message, Role, Tool};
 
     fn tool(name: &str) -> Tool {
-        Tool {
-            name: name.to_owned(),
-            description: None,
-            schema: None,
-            strict: None,
-            cache: None,
-        }
+        Tool { name: name.to_owned(), description: None, schema: None, strict: None, cache: None }
     }
 
     fn call(name: &str) -> Part {

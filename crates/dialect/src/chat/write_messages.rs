@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::details;
 use crate::codec::{Quirks, Target};
+use crate::names;
 use crate::neutral::{CacheMark, CacheTtl, Message, Part, Role, Source, Unsupported};
 use crate::responses::media;
 
@@ -300,15 +301,7 @@ impl<'a> Messages<'a> {
         if !self.quirks.short_call_ids || fits {
             return id.to_owned();
         }
-        const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-        let mut rest = xxh3_64(id.as_bytes());
-        (0..9)
-            .map(|_| {
-                let digit = DIGITS[(rest % 36) as usize];
-                rest /= 36;
-                char::from(digit)
-            })
-            .collect()
+        names::digits(xxh3_64(id.as_bytes()), 9)
     }
 }
 

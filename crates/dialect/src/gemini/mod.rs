@@ -14,6 +14,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use crate::codec::{Codec, EventReader, EventWriter, PathFacts, Target};
+use crate::names::NameRule;
 use crate::neutral::{Failure, Fault, Field, Request, Response, Unsupported, Written};
 
 /// The dialect of the Gemini API.
@@ -32,6 +33,10 @@ impl Codec for Gemini {
     fn path(&self, model: &str, stream: bool) -> String {
         let method = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
         format!("/v1beta/models/{model}:{method}")
+    }
+
+    fn tool_names(&self) -> NameRule {
+        NameRule::GEMINI
     }
 
     fn field(&self, field: Field) -> &'static str {

@@ -12,6 +12,7 @@ use paceline_core::{
 };
 use paceline_dialect::Anthropic;
 use paceline_dialect::codec::{self, Codec, EventReader, EventWriter, PathFacts, Target};
+use paceline_dialect::names::Names;
 use paceline_dialect::neutral::{Event, Fault, Request, Unsupported, What};
 use paceline_telemetry::task;
 use paceline_upstream::Provider;
@@ -32,6 +33,8 @@ pub(crate) struct Translation {
     /// A stream is wanted as a JSON list that grows (Gemini without `alt=sse`).
     as_list: bool,
     warnings: Vec<String>,
+    /// The tools that the upstream knows by other names.
+    names: Option<Names>,
 }
 
 /// Tells a request in the dialect of a provider.
@@ -121,11 +124,12 @@ fn tell(
     };
     let mut request = caller.read_request(parse(body)?, facts).map_err(fault)?;
     request.asked_s = unix_s() as u64;
+    let (told, names) = Names::fit(&request, upstream.tool_names()).unzip();
     let written = upstream
-        .write_request(&request, &target)
+        .write_request(told.as_ref().unwrap_or(&request), &target)
         .map_err(|unsupported| refuse(caller, &unsupported, provider))?;
-    let translation =
-        Translation { caller, upstream, request, as_list: false, warnings: written.warnings };
+    let warnings = written.warnings;
+    let translation = Translation { caller, upstream, request, as_list: false, warnings, names };
     Ok((Bytes::from(written.body.to_string()), translation))
 }
 
@@ -163,12 +167,15 @@ impl Translation {
         }
         match reply.body {
             Body::Whole(body) if reply.status == StatusCode::OK => {
-                let told = serde_json::from_slice(&body)
+                let mut told = serde_json::from_slice(&body)
                     .map_err(|error| error.to_string())
                     .and_then(|body| {
                         self.upstream.read_response(body).map_err(|fault| fault.to_string())
                     })
                     .map_err(|why| broken(&format!("gave an answer that cannot be read: {why}")))?;
+                if let Some(names) = &self.names {
+                    names.restore(&mut told);
+                }
                 let body = self.caller.write_response(&told, &self.request).to_string();
                 reply.body = Body::Whole(Bytes::from(body));
                 set_kind(&mut reply.headers, "application/json");
@@ -209,6 +216,7 @@ struct Told {
     chunks: Chunks,
     reader: Box<dyn EventReader>,
     writer: Box<dyn EventWriter>,
+    names: Option<Names>,
     events: Vec<Event>,
     out: Vec<u8>,
     state: State,
@@ -229,12 +237,17 @@ impl Told {
             translation.caller.event_writer(&translation.request)
         };
         let reader = translation.upstream.event_reader();
-        Self { chunks, reader, writer, events: Vec::new(), out: Vec::new(), state: State::Open }
+        let names = translation.names.clone();
+        let (events, out) = (Vec::new(), Vec::new());
+        Self { chunks, reader, writer, names, events, out, state: State::Open }
     }
 
     /// Writes what was read, and notes how the reading went.
     fn write(&mut self, read: std::result::Result<(), codec::Broken>) {
-        for event in self.events.drain(..) {
+        for mut event in self.events.drain(..) {
+            if let Some(names) = &self.names {
+                names.restore_event(&mut event);
+            }
             self.writer.write(&event, &mut self.out);
         }
         if let Err(why) = read {
