@@ -2,8 +2,10 @@
 
 use crate::neutral::Seal;
 
+use crate::sse::EVENT_BYTES_MAX;
+
 /// Most calls of one answer.
-const CALLS_MAX: usize = 1024;
+pub(super) const CALLS_MAX: usize = 1024;
 
 /// A piece of a call, as it comes.
 pub(super) struct Piece {
@@ -20,6 +22,8 @@ pub(super) struct Calls {
     all: Vec<Call>,
     /// Those before it are closed.
     pub(super) first_unclosed: usize,
+    /// Bytes of arguments that were held back, for all calls together.
+    held: usize,
 }
 
 /// A call.
@@ -87,6 +91,11 @@ impl Calls {
         Some(self.all.len() - 1)
     }
 
+    /// Whether more has been held back than any answer needs.
+    pub(super) fn is_full(&self) -> bool {
+        self.held > EVENT_BYTES_MAX
+    }
+
     /// Adds a piece to a call; its arguments are returned where the call is open.
     pub(super) fn add(&mut self, at: usize, piece: Piece) -> Option<String> {
         let call = &mut self.all[at];
@@ -100,6 +109,7 @@ impl Calls {
         if call.open {
             return Some(piece.arguments).filter(|text| !text.is_empty());
         }
+        self.held += piece.arguments.len();
         call.arguments.push_str(&piece.arguments);
         None
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::calls::{Calls, Piece, Place};
+use super::calls::{CALLS_MAX, Calls, Piece, Place};
 use super::details::{self, Detail};
 use super::incoming::{self, Call, Delta, Incoming};
 use super::response::minted;
@@ -154,7 +154,11 @@ impl State {
         }
         let Some(seal) = seal else { return Ok(()) };
         match id {
+            // As many as there may be calls.
             Some(id) if hidden && seal.vendor == Vendor::Google => {
+                if self.seals.len() >= CALLS_MAX {
+                    return Err(Broken("has more than 1,024 seals of calls".to_owned()));
+                }
                 self.seals.insert(id.to_owned(), seal);
             }
             _ if hidden && (seal.vendor != Vendor::OpenAi || self.open != Some(Open::Thinking)) => {
@@ -226,6 +230,9 @@ impl State {
         let seal = piece.seal.clone();
         if let Some(json) = self.calls.add(at, piece) {
             out.push(Event::Arguments { index: self.parts - 1, json });
+        }
+        if self.calls.is_full() {
+            return Err(Broken("has calls beyond 4 MiB that wait for others".to_owned()));
         }
         if let (Some(seal), Some((first, call))) = (seal, self.calls.first())
             && call.open

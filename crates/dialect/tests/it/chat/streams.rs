@@ -287,6 +287,30 @@ fn what_cannot_be_put_together_is_broken() {
 }
 
 #[test]
+fn what_is_held_back_is_bounded() {
+    // The first call never ends, and seals wait for calls that never come.
+    let first =
+        delta(r#"{"tool_calls":[{"index":0,"id":"x","function":{"name":"f","arguments":"{"}}]}"#);
+    let json = json!("a".repeat(64 << 10));
+    let second = delta(&format!(
+        r#"{{"tool_calls":[{{"index":1,"id":"y","function":{{"name":"g","arguments":{json}}}}}]}}"#
+    ));
+    let seal = |at: usize| {
+        delta(&format!(
+            r#"{{"reasoning_details":[{{"type":"reasoning.encrypted","data":"x","id":"{at}","format":"google-gemini-v1"}}]}}"#
+        ))
+    };
+    let held = std::iter::once(first).chain(std::iter::repeat_n(second, 100));
+    for events in [held.collect::<Vec<_>>(), (0..2000).map(seal).collect()] {
+        let (mut reader, mut out) = (Chat.event_reader(), Vec::new());
+        let broken = events
+            .iter()
+            .any(|event| reader.push(format!("data: {event}\n\n").as_bytes(), &mut out).is_err());
+        assert!(broken);
+    }
+}
+
+#[test]
 fn a_call_is_told_as_soon_as_the_one_before_is_whole() {
     let (mut reader, mut events) = (Chat.event_reader(), Vec::new());
     for piece in [
