@@ -1,6 +1,8 @@
 //! What must hold for any bytes. The fuzz targets run it, and so does a test of
 //! `crates/dialect` on the stable compiler.
 
+pub(crate) mod codecs;
+
 use bytes::Bytes;
 use paceline_core::Endpoint;
 use paceline_dialect::sse::{EVENT_BYTES_MAX, Facts, Splitter};

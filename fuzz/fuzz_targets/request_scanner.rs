@@ -1,6 +1,6 @@
 #![no_main]
 
-#[expect(dead_code, reason = "the other target has its own part")]
+#[expect(dead_code, reason = "the other targets have their own parts")]
 #[path = "../properties.rs"]
 mod properties;
 

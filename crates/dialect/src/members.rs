@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::neutral::Fault;
+use crate::neutral::{Fault, Part};
 
 /// The members of an object that have not been read yet. A null counts as absent.
 pub(crate) struct Members {
@@ -120,6 +120,15 @@ impl Members {
             _ => Err(Fault::new(path, "must be a text")),
         };
         items.into_iter().map(text).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Checks that instructions, whose parts stood in the list `name`, are text: no dialect
+    /// takes anything else there, and writers would leave it out.
+    pub(crate) fn check_instructions(&self, name: &str, parts: &[Part]) -> Result<(), Fault> {
+        let other = parts.iter().position(|part| !matches!(part, Part::Text { .. }));
+        other.map_or(Ok(()), |at| {
+            Err(self.fault(&format!("{name}[{at}]"), "must be text, as instructions are"))
+        })
     }
 
     /// Takes an object.

@@ -404,6 +404,11 @@ impl Usage {
     pub const fn input(&self) -> u64 {
         self.input_uncached.saturating_add(self.cache_read).saturating_add(self.cache_write)
     }
+
+    /// All tokens.
+    pub const fn total(&self) -> u64 {
+        self.input().saturating_add(self.output)
+    }
 }
 
 /// A step of a streamed answer. Parts are numbered from 0 without gaps in the order of

@@ -78,7 +78,9 @@ impl Blocks<'_> {
                     |part: &Part| matches!(part, Part::Text { text, .. } if text.is_empty());
                 let content = content.into_iter().filter(|part| !empty(part)).collect();
                 let error = block.flag("is_error")?.unwrap_or(false);
-                let name = self.called.get(&id).cloned().unwrap_or_default();
+                let Some(name) = self.called.get(&id).cloned() else {
+                    return Err(block.fault("tool_use_id", "is of no `tool_use` before it"));
+                };
                 Part::ToolResult { id, name, content, error, cache }
             }
             "thinking" => {

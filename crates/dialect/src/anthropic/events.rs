@@ -32,12 +32,25 @@ impl EventReader for Reader {
 
 #[derive(Default)]
 struct State {
+    started: bool,
     over: bool,
     stopped: bool,
     usage: Usage,
     /// The server's number of the open block.
     open: Option<u64>,
+    kind: Kind,
     parts: usize,
+}
+
+/// What may be added to the open block.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Text,
+    Thinking,
+    Call,
+    /// Nothing: it came whole.
+    Whole,
 }
 
 impl State {
@@ -48,8 +61,12 @@ impl State {
         let unreadable = |error| Broken(format!("has an event that cannot be read: {error}"));
         let incoming = serde_json::from_slice::<Incoming<'_>>(&event.data).map_err(unreadable)?;
         match &*incoming.kind {
+            "message_start" if self.started => {
+                return Err(Broken("begins once more".to_owned()));
+            }
             "message_start" => {
                 if let Some(message) = incoming.message {
+                    self.started = true;
                     self.usage = message.usage.unwrap_or_default().over(self.usage);
                     out.push(Event::Start {
                         id: message.id.unwrap_or_default().into_owned(),
@@ -57,6 +74,14 @@ impl State {
                         usage: Some(self.usage),
                     });
                 }
+            }
+            "content_block_start" | "content_block_delta" | "message_delta" | "message_stop"
+                if !self.started =>
+            {
+                return Err(Broken("lacks its first event".to_owned()));
+            }
+            "content_block_start" if self.stopped => {
+                return Err(Broken("goes on after why it ended".to_owned()));
             }
             "content_block_start" => {
                 self.close(out);
@@ -100,6 +125,12 @@ impl State {
     }
 
     fn begin(&mut self, index: u64, mut part: Part, out: &mut Vec<Event>) {
+        self.kind = match part {
+            Part::Thinking { .. } => Kind::Thinking,
+            Part::ToolCall { .. } => Kind::Call,
+            Part::Hidden { .. } => Kind::Whole,
+            _ => Kind::Text,
+        };
         // Arguments come as text behind the block's beginning, which shows an empty object.
         let mut arguments = String::new();
         if let Part::ToolCall { arguments: given, .. } = &mut part {
@@ -115,13 +146,20 @@ impl State {
 
     fn delta(&mut self, delta: Block<'_>, out: &mut Vec<Event>) {
         let index = self.parts - 1;
-        if let Some(text) = delta.text.or(delta.thinking).filter(|text| !text.is_empty()) {
-            out.push(Event::Text { index, text: text.into_owned() });
+        let more = match self.kind {
+            Kind::Text => delta.text,
+            Kind::Thinking => delta.thinking,
+            Kind::Call => delta.partial_json,
+            Kind::Whole => None,
+        };
+        if let Some(text) = more.filter(|text| !text.is_empty()).map(|text| text.into_owned()) {
+            out.push(match self.kind {
+                Kind::Call => Event::Arguments { index, json: text },
+                _ => Event::Text { index, text },
+            });
         }
-        if let Some(json) = delta.partial_json.filter(|json| !json.is_empty()) {
-            out.push(Event::Arguments { index, json: json.into_owned() });
-        }
-        if let Some((seal, _)) = delta.signature.and_then(|signature| seal::read(&signature)) {
+        let signature = delta.signature.filter(|_| self.kind == Kind::Thinking);
+        if let Some((seal, _)) = signature.and_then(|signature| seal::read(&signature)) {
             out.push(Event::Seal { index, seal });
         }
     }

@@ -113,6 +113,9 @@ fn messages(body: &mut Members, request: &mut Request) -> Result<(), Fault> {
             _ => return Err(message.fault("role", "must be user, assistant or system")),
         };
         let parts = blocks.content(&mut message)?;
+        if role == Role::System {
+            message.check_instructions("content", &parts)?;
+        }
         message.rest(blocks.extra);
         request.messages.push(Message { role, parts, name: None });
     }

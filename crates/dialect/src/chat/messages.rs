@@ -27,10 +27,7 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
         let read = match &*role {
             "system" | "developer" => {
                 let mut parts = content(&mut message, extra)?;
-                if let Some(at) = parts.iter().position(|p| !matches!(p, Part::Text { .. })) {
-                    let field = format!("content[{at}].type");
-                    return Err(message.fault(&field, "must be text in instructions"));
-                }
+                message.check_instructions("content", &parts)?;
                 mark_last(&mut parts, cache);
                 if request.messages.is_empty() {
                     request.system.extend(parts);
@@ -42,6 +39,9 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
             }
             "user" => {
                 let parts = content(&mut message, extra)?;
+                if parts.is_empty() && extra.is_empty() {
+                    return Err(message.fault("content", "must not be empty"));
+                }
                 Message { role: Role::User, parts, name: None }
             }
             "assistant" => {
@@ -240,7 +240,8 @@ fn result(
     let content = if message.has("content") { content(message, extra)? } else { Vec::new() };
     let empty = |part: &Part| matches!(part, Part::Text { text, .. } if text.is_empty());
     let content = content.into_iter().filter(|part| !empty(part)).collect();
-    let name = called.get(&id).cloned().or_else(|| message.peek_text("name").map(str::to_owned));
-    let name = name.unwrap_or_default();
+    let Some(name) = called.get(&id).cloned() else {
+        return Err(message.fault("tool_call_id", "is of no call before it"));
+    };
     Ok(Part::ToolResult { id, name, content, error: false, cache: None })
 }

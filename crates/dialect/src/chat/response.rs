@@ -147,7 +147,7 @@ pub(crate) const fn reason(stop: Stop) -> &'static str {
 pub(crate) fn tokens(usage: &Usage) -> Value {
     json!({
         "prompt_tokens": usage.input(), "completion_tokens": usage.output,
-        "total_tokens": usage.input() + usage.output,
+        "total_tokens": usage.total(),
         "prompt_tokens_details": {
             "cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write,
         },

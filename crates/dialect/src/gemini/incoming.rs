@@ -78,12 +78,12 @@ pub(super) struct Tokens {
 impl Tokens {
     pub(super) fn usage(self) -> Usage {
         // The cached ones are counted inside the prompt, thoughts beside the answer.
-        let prompt = self.prompt_token_count + self.tool_use_prompt_token_count;
+        let prompt = self.prompt_token_count.saturating_add(self.tool_use_prompt_token_count);
         Usage {
             input_uncached: prompt.saturating_sub(self.cached_content_token_count),
             cache_read: self.cached_content_token_count,
             cache_write: 0,
-            output: self.candidates_token_count + self.thoughts_token_count,
+            output: self.candidates_token_count.saturating_add(self.thoughts_token_count),
             reasoning: self.thoughts_token_count,
         }
     }

@@ -1,6 +1,6 @@
 //! Reading the contents of a request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -19,11 +19,13 @@ pub(super) struct Contents<'a> {
     calls: usize,
     /// Calls without a result yet, by the function's name.
     open: HashMap<String, Vec<String>>,
+    /// The identifiers of all calls.
+    known: HashSet<String>,
 }
 
 impl<'a> Contents<'a> {
     pub(super) fn new(extra: &'a mut Vec<(String, Value)>) -> Self {
-        Self { extra, calls: 0, open: HashMap::new() }
+        Self { extra, calls: 0, open: HashMap::new(), known: HashSet::new() }
     }
 
     /// A turn.
@@ -98,6 +100,7 @@ impl<'a> Contents<'a> {
             Some(_) => return Err(call.fault("args", "must be an object")),
         };
         self.open.entry(name.clone()).or_default().push(id.clone());
+        self.known.insert(id.clone());
         call.rest(self.extra);
         Ok(Part::ToolCall { id, name, arguments, seal, cache: None })
     }
@@ -107,12 +110,12 @@ impl<'a> Contents<'a> {
         // Results without an identifier belong to the calls of that name, in order.
         let open = self.open.entry(name.clone()).or_default();
         let id = match result.text("id")? {
-            Some(id) => {
+            Some(id) if self.known.contains(&id) => {
                 open.retain(|known| *known != id);
                 id
             }
-            None if open.is_empty() => format!("call_{name}"),
-            None => open.remove(0),
+            None if !open.is_empty() => open.remove(0),
+            _ => return Err(result.fault("name", "is of no functionCall before it")),
         };
         let response = result.take("response").unwrap_or_default();
         let (said, error) = match response.as_object() {

@@ -33,6 +33,7 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
             let mut system = Members::of(value, "systemInstruction")?;
             system.text("role")?;
             request.system = contents.parts(&mut system)?;
+            system.check_instructions("parts", &request.system)?;
         }
     }
     let turns = body.list("contents")?.ok_or_else(|| body.fault("contents", "is missing"))?;
@@ -73,6 +74,9 @@ fn tools(body: &mut Members, request: &mut Request) -> Result<(), Fault> {
             let mut function = Members::of(value, format!("{path}[{at}]"))?;
             let new = take(&mut function, "parametersJsonSchema", "parameters_json_schema");
             let schema = new.or_else(|| function.take("parameters").map(lowered));
+            if schema.as_ref().is_some_and(|schema| !schema.is_object()) {
+                return Err(function.fault("parametersJsonSchema", "must be an object"));
+            }
             request.tools.push(Tool {
                 name: function.required_text("name")?,
                 description: function.text("description")?,
@@ -195,6 +199,9 @@ fn format(config: &mut Members) -> Result<Option<Format>, Fault> {
     let new = take(config, "responseJsonSchema", "response_json_schema");
     let schema = new.or_else(|| take(config, "responseSchema", "response_schema").map(lowered));
     match (mime.as_ref().and_then(Value::as_str), schema) {
+        (_, Some(schema)) if !schema.is_object() => {
+            Err(config.fault("responseJsonSchema", "must be an object"))
+        }
         (_, Some(schema)) => {
             Ok(Some(Format::Schema { name: None, description: None, schema, strict: None }))
         }

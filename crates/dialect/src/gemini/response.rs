@@ -126,6 +126,6 @@ fn tokens(usage: &Usage) -> Value {
         "candidatesTokenCount": usage.output.saturating_sub(usage.reasoning),
         "thoughtsTokenCount": usage.reasoning,
         "cachedContentTokenCount": usage.cache_read,
-        "totalTokenCount": usage.input() + usage.output,
+        "totalTokenCount": usage.total(),
     })
 }

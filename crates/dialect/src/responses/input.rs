@@ -78,6 +78,9 @@ impl Input<'_> {
             _ => return Err(item.fault("role", "must be user, assistant, system or developer")),
         };
         let parts = content(&mut item, "content", &mut self.request.extra)?;
+        if role == Role::System {
+            item.check_instructions("content", &parts)?;
+        }
         // A name and a state by which a server keeps books, and the `phase` that OpenAI's
         // models give their own texts, tell other models nothing.
         for name in ["type", "id", "status", "phase"] {
@@ -85,7 +88,7 @@ impl Input<'_> {
         }
         item.rest(&mut self.request.extra);
         let leads = self.request.messages.is_empty();
-        if role == Role::System && leads && parts.iter().all(|p| matches!(p, Part::Text { .. })) {
+        if role == Role::System && leads {
             self.request.system.extend(parts);
         } else if !parts.is_empty() {
             self.request.messages.push(Message { role, parts, name: None });

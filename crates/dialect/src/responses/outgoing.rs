@@ -101,7 +101,7 @@ impl Tokens {
             },
             output_tokens: usage.output,
             output_tokens_details: OutputDetails { reasoning_tokens: usage.reasoning },
-            total_tokens: usage.input() + usage.output,
+            total_tokens: usage.total(),
         }
     }
 }

@@ -62,6 +62,9 @@ const NAMES: [(&[u8], Count); 11] = [
     (b"\"cachedContentTokenCount\"", Count::Cached),
 ];
 
+/// Beyond any answer's tokens, and low enough that sums of it do not overflow.
+const COUNT_MAX: u64 = 1 << 40;
+
 #[derive(Clone, Copy)]
 enum Count {
     Input,
@@ -129,7 +132,7 @@ fn number(after_name: &[u8]) -> Option<u64> {
         number = number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
         any = true;
     }
-    any.then_some(number)
+    any.then_some(number.min(COUNT_MAX))
 }
 
 #[cfg(test)]

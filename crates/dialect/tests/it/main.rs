@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod chat;
+mod codecs;
 mod golden;
 mod pairs;
 #[path = "../../../../fuzz/properties.rs"]
@@ -54,14 +55,14 @@ const WORDS: [&[u8]; 20] = [
     b"0",
 ];
 
-fn corpus(target: &str) -> Vec<Vec<u8>> {
+fn corpus(target: &str, files_min: usize) -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
     let mut paths: Vec<_> = std::fs::read_dir(root.join("fuzz/corpus").join(target))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
     paths.sort();
-    assert!(paths.len() >= 20, "the corpus of {target} has {} files", paths.len());
+    assert!(paths.len() >= files_min, "the corpus of {target} has {} files", paths.len());
     paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }
 
@@ -86,7 +87,7 @@ fn mutated(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn check(target: &str, holds: fn(&[u8])) {
-    let corpus = corpus(target);
+    let corpus = corpus(target, 20);
     corpus.iter().for_each(|bytes| holds(bytes));
     let mut random = Random::new(1);
     for round in 0..MUTATIONS {

@@ -260,11 +260,11 @@ impl Join {
 
     fn sum(&self, usage: Usage) -> Usage {
         Usage {
-            input_uncached: usage.input_uncached + self.usage.input_uncached,
-            cache_read: usage.cache_read + self.usage.cache_read,
-            cache_write: usage.cache_write + self.usage.cache_write,
-            output: usage.output + self.usage.output,
-            reasoning: usage.reasoning + self.usage.reasoning,
+            input_uncached: usage.input_uncached.saturating_add(self.usage.input_uncached),
+            cache_read: usage.cache_read.saturating_add(self.usage.cache_read),
+            cache_write: usage.cache_write.saturating_add(self.usage.cache_write),
+            output: usage.output.saturating_add(self.usage.output),
+            reasoning: usage.reasoning.saturating_add(self.usage.reasoning),
         }
     }
 }

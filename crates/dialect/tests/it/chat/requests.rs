@@ -116,7 +116,7 @@ fn what_cannot_be_told_is_named() {
     let messages =
         json!([{"role": "system", "content": [image]}, {"role": "user", "content": "Hi"}]);
     let fault = read(json!({"messages": messages})).unwrap_err();
-    assert_eq!(fault.field, "messages[0].content[0].type");
+    assert_eq!(fault.field, "messages[0].content[0]");
 }
 
 const MISTRAL: Quirks = Quirks {
