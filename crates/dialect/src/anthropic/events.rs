@@ -90,11 +90,14 @@ impl State {
                 }
             }
             "content_block_delta" => {
-                if let Some(delta) = incoming.delta.filter(|_| self.open == incoming.index) {
+                let here = self.open == Some(incoming.index.unwrap_or(0));
+                if let Some(delta) = incoming.delta.filter(|_| here) {
                     self.delta(delta, out);
                 }
             }
-            "content_block_stop" if self.open == incoming.index => self.close(out),
+            "content_block_stop" if self.open == Some(incoming.index.unwrap_or(0)) => {
+                self.close(out);
+            }
             "message_delta" => {
                 self.close(out);
                 self.usage = incoming.usage.unwrap_or_default().over(self.usage);

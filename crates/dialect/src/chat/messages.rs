@@ -63,6 +63,10 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
         let name = name.filter(|_| role != "tool");
         message.rest(&mut request.extra);
         let mut read = Message { name, ..read };
+        if read.parts.is_empty() {
+            // A turn of the model's that says nothing, as some clients keep it.
+            continue;
+        }
         mark_last(&mut read.parts, cache);
         request.messages.push(read);
     }

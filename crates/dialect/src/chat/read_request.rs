@@ -37,6 +37,8 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
     request.temperature = body.number("temperature")?;
     request.top_p = body.number("top_p")?;
     request.top_k = top_k(&mut body)?;
+    // Mistral's word.
+    body.rename("random_seed", "seed");
     request.seed = body.integer("seed")?;
     request.presence_penalty = body.number("presence_penalty")?;
     request.frequency_penalty = body.number("frequency_penalty")?;

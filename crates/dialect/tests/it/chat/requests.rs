@@ -69,6 +69,7 @@ fn sampling_that_is_switched_off_is_off() {
         assert_eq!(read(json!({"top_k": top_k})).unwrap().top_k, None);
     }
     assert_eq!(read(json!({"top_k": 40})).unwrap().top_k, Some(40));
+    assert_eq!(read(json!({"random_seed": 7})).unwrap().seed, Some(7));
     assert_eq!(read(json!({"top_k": -2})).unwrap_err().field, "top_k");
 }
 
