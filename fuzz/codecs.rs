@@ -174,6 +174,8 @@ fn in_order(events: &[Event]) -> bool {
             Event::PartStart { index, part } => {
                 assert_eq!((open, *index), (None, parts), "{event:?}");
                 assert!(started, "a part comes before the start");
+                let nameless = matches!(part, Part::ToolCall { name, .. } if name.is_empty());
+                assert!(!nameless, "a call of nothing");
                 assert!(!stopped, "{event:?} comes after the reason");
                 (open, parts) = (Some(*index), parts + 1);
                 (calls, thinks) = match part {

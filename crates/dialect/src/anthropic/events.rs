@@ -86,6 +86,9 @@ impl State {
             "content_block_start" => {
                 self.close(out);
                 if let Some(part) = incoming.content_block.and_then(part) {
+                    if matches!(&part, Part::ToolCall { name, .. } if name.is_empty()) {
+                        return Err(Broken("has a call without a name".to_owned()));
+                    }
                     self.begin(incoming.index.unwrap_or(0), part, out);
                 }
             }

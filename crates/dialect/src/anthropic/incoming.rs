@@ -5,20 +5,21 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::lenient;
 use crate::neutral::{Stop, Usage};
 
 /// A whole answer, or the message with which a stream begins.
 #[derive(Deserialize)]
 pub(super) struct Message<'a> {
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) model: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub(super) content: Option<Vec<Block<'a>>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) stop_reason: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) stop_sequence: Option<Cow<'a, str>>,
     pub(super) usage: Option<Tokens>,
 }
@@ -26,27 +27,27 @@ pub(super) struct Message<'a> {
 /// A block, or a delta of one.
 #[derive(Default, Deserialize)]
 pub(super) struct Block<'a> {
-    #[serde(borrow, rename = "type")]
+    #[serde(default, borrow, rename = "type", deserialize_with = "lenient::text")]
     pub(super) kind: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) text: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) thinking: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) signature: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) data: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) name: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) partial_json: Option<Cow<'a, str>>,
     pub(super) input: Option<Value>,
     // Of a message's delta.
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) stop_reason: Option<Cow<'a, str>>,
-    #[serde(borrow)]
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) stop_sequence: Option<Cow<'a, str>>,
 }
 

@@ -81,7 +81,7 @@ impl State {
         let candidates = incoming.candidates.unwrap_or_default().into_iter();
         for candidate in candidates.filter(|candidate| candidate.index.unwrap_or(0) == 0) {
             for piece in candidate.content.and_then(|content| content.parts).unwrap_or_default() {
-                self.piece(piece, out);
+                self.piece(piece, out)?;
             }
             if let Some(reason) = candidate.finish_reason {
                 self.stop = Some(incoming::stop(&reason, self.calls > 0));
@@ -90,7 +90,7 @@ impl State {
         Ok(())
     }
 
-    fn piece(&mut self, piece: Piece<'_>, out: &mut Vec<Event>) {
+    fn piece(&mut self, piece: Piece<'_>, out: &mut Vec<Event>) -> Result<(), Broken> {
         let data = piece.thought_signature;
         let seal =
             data.map(|data| Seal { vendor: Vendor::Google, data: data.into_owned(), item: None });
@@ -99,13 +99,16 @@ impl State {
             let id =
                 call.id.take().map_or_else(|| minted(&self.id, self.calls), |id| id.into_owned());
             let name = call.name.take().unwrap_or_default().into_owned();
+            if name.is_empty() {
+                return Err(Broken("has a call without a name".to_owned()));
+            }
             let json = call.arguments();
             let arguments = String::new();
             self.begin(Part::ToolCall { id, name, arguments, seal, cache: None }, false, out);
             out.push(Event::Arguments { index: self.parts - 1, json });
             self.calls += 1;
             self.close(out);
-            return;
+            return Ok(());
         }
         let text = piece.text.unwrap_or_default();
         if !text.is_empty() {
@@ -129,6 +132,7 @@ impl State {
                 self.close(out);
             }
         }
+        Ok(())
     }
 
     fn begin(&mut self, part: Part, thinks: bool, out: &mut Vec<Event>) {

@@ -37,6 +37,15 @@ impl<'a> Contents<'a> {
             Some(_) => return Err(content.fault("role", "must be user or model")),
         };
         let parts = self.parts(&mut content)?;
+        let misplaced = |part: &Part| match part {
+            Part::ToolCall { .. } => role == Role::User,
+            Part::ToolResult { .. } => role == Role::Assistant,
+            _ => false,
+        };
+        if let Some(at) = parts.iter().position(misplaced) {
+            let why = "is a call in a turn of the user, or a result in one of the model";
+            return Err(content.fault(&format!("parts[{at}]"), why));
+        }
         content.rest(self.extra);
         Ok(Message { role, parts, name: None })
     }
