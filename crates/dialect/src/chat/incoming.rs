@@ -47,7 +47,7 @@ pub(super) struct Choice<'a> {
     delta: Option<Delta<'a>>,
     /// The whole so far; Perplexity's chunks have it beside the delta.
     #[serde(borrow)]
-    message: Option<Delta<'a>>,
+    message: Option<Box<Delta<'a>>>,
     #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) finish_reason: Option<Cow<'a, str>>,
 }
@@ -55,7 +55,7 @@ pub(super) struct Choice<'a> {
 impl<'a> Choice<'a> {
     /// What it says; a choice that has both a delta and a message adds the delta only.
     pub(super) fn said(&mut self) -> Option<Delta<'a>> {
-        self.delta.take().or_else(|| self.message.take())
+        self.delta.take().or_else(|| self.message.take().map(|message| *message))
     }
 }
 
