@@ -26,8 +26,8 @@ impl Codec for Gemini {
         read_request::read(body, path)
     }
 
-    fn write_request(&self, request: &Request, _target: &Target) -> Result<Written, Unsupported> {
-        write_request::write(request)
+    fn write_request(&self, request: &Request, target: &Target) -> Result<Written, Unsupported> {
+        write_request::write(request, &target.model)
     }
 
     fn path(&self, model: &str, stream: bool) -> String {

@@ -7,8 +7,12 @@ use crate::neutral::{
     Vendor, What, Written,
 };
 
+/// What Google takes in place of the signature of a call that no Gemini made, or whose
+/// signature is lost (its guide "Thought signatures").
+const NO_SIGNATURE: &str = "skip_thought_signature_validator";
+
 /// Writes the body. The model goes into the path.
-pub(super) fn write(request: &Request) -> Result<Written, Unsupported> {
+pub(super) fn write(request: &Request, model: &str) -> Result<Written, Unsupported> {
     if let Some((path, _)) = request.extra.first() {
         let why = "it has no counterpart in the Gemini API; leave it out, or use a model that is \
                    served in your own API's format";
@@ -37,7 +41,7 @@ pub(super) fn write(request: &Request) -> Result<Written, Unsupported> {
     if !system.is_empty() {
         body.insert("systemInstruction".to_owned(), json!({"parts": system}));
     }
-    let contents: Vec<_> = contents
+    let mut contents: Vec<_> = contents
         .into_iter()
         .map(|(role, mut first, rest)| {
             first.extend(rest);
@@ -46,6 +50,9 @@ pub(super) fn write(request: &Request) -> Result<Written, Unsupported> {
         })
         .filter(|content| content["parts"].as_array().is_some_and(|parts| !parts.is_empty()))
         .collect();
+    if wants_signatures(model) {
+        contents.iter_mut().for_each(|content| sign(content, &mut warnings));
+    }
     body.insert("contents".to_owned(), Value::Array(contents));
     if !request.tools.is_empty() {
         let tools: Vec<_> = request.tools.iter().map(tool).collect();
@@ -62,6 +69,30 @@ pub(super) fn write(request: &Request) -> Result<Written, Unsupported> {
         body.insert("generationConfig".to_owned(), Value::Object(config));
     }
     Ok(Written { body: Value::Object(body), warnings })
+}
+
+/// Whether a model refuses turns that call without a signature: Gemini's do from 3 on.
+fn wants_signatures(model: &str) -> bool {
+    let version = model.split("gemini-").nth(1).unwrap_or_default();
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version[..digits].parse().is_ok_and(|major: u32| major >= 3)
+}
+
+/// Marks the first call of a turn that has no signature at all: other vendors' clients may not
+/// keep them.
+fn sign(content: &mut Value, warnings: &mut Vec<String>) {
+    let Some(parts) = content["parts"].as_array_mut() else { return };
+    let mut calls = parts.iter_mut().filter(|part| part.get("functionCall").is_some());
+    let Some(first) = calls.next() else { return };
+    let signed = |part: &Value| part.get("thoughtSignature").is_some();
+    if signed(first) || calls.any(|part| signed(part)) {
+        return;
+    }
+    first["thoughtSignature"] = json!(NO_SIGNATURE);
+    warn(
+        warnings,
+        "calls came without Gemini's signature, so the model goes on without its thoughts",
+    );
 }
 
 fn warn(warnings: &mut Vec<String>, text: &str) {

@@ -218,3 +218,28 @@ fn a_server_of_googles_gives_its_seal_with_the_call_or_after() {
     let events = super::read_wire(&String::from_utf8(out).unwrap()).unwrap();
     assert!(events.contains(&Event::Seal { index: 0, seal: expected }), "{events:?}");
 }
+
+#[test]
+fn newer_geminis_take_calls_whose_signatures_were_lost() {
+    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "ferry", "arguments": "{}"}});
+    let answer = json!({"role": "assistant", "tool_calls": [call("a"), call("b")]});
+    for (model, wants) in [
+        ("gemini-3-pro-preview", true),
+        ("models/gemini-3.5-flash", true),
+        ("gemini-2.5-pro", false),
+        ("gemma-3", false),
+    ] {
+        let target = Target { model: model.to_owned(), ..Target::default() };
+        let written = Gemini.write_request(&next_turn(answer.clone()), &target).unwrap();
+        let parts = &written.body["contents"][1]["parts"];
+        assert_eq!(parts[0].get("thoughtSignature").is_some(), wants, "{model}: {parts}");
+        assert_eq!(parts[1].get("thoughtSignature"), None);
+        assert_eq!(written.warnings.len(), usize::from(wants), "{model}");
+    }
+    // One that came back stays, and no other is made up.
+    let answer = kept(&told(&Gemini, GEMINI), true);
+    let target = Target { model: "gemini-3-pro".to_owned(), ..Target::default() };
+    let written = Gemini.write_request(&next_turn(answer), &target).unwrap();
+    assert_eq!(written.body["contents"][1]["parts"][0]["thoughtSignature"], "GS=");
+    assert_eq!(written.warnings, Vec::<String>::new());
+}
