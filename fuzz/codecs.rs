@@ -86,14 +86,13 @@ fn response(endpoint: Endpoint, body: Value) {
     let request = Request::default();
     for (name, other) in ALL {
         let written = of(other).write_response(&read, &request);
-        if other == Endpoint::Completions {
-            continue;
-        }
         let again = of(other).read_response(written.clone()).unwrap_or_else(|fault| {
             panic!("{name} does not read what it writes: {fault}: {written}")
         });
         assert_eq!(texts(&again), texts(&read), "{name}: {written}");
-        assert_eq!(calls(&again).len(), calls(&read).len(), "{name}: {written}");
+        // Text completions know no calls.
+        let told = other == Endpoint::Completions || calls(&again).len() == calls(&read).len();
+        assert!(told, "{name}: {written}");
     }
 }
 
@@ -151,7 +150,7 @@ fn stream(endpoint: Endpoint, bytes: &[u8]) {
     for (name, other) in ALL {
         let (mut writer, mut out) = (of(other).event_writer(&asked), Vec::new());
         events.iter().for_each(|event| writer.write(event, &mut out));
-        if !whole || other == Endpoint::Completions {
+        if !whole {
             continue;
         }
         let (again, whole) = read(other, out.chunks(11));

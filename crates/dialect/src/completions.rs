@@ -1,7 +1,8 @@
 //! OpenAI's older text completions, `POST /v1/completions`, for clients that still speak them.
 //!
-//! A prompt is told as one question of the user. No upstream is spoken to in this dialect but
-//! those that a caller's bytes are forwarded to.
+//! A prompt is told as one question of the user. No request is written in this dialect: an
+//! upstream that speaks it gets the caller's bytes. Its answers are read like those of chat,
+//! of which they differ in where the text stands.
 
 use http::HeaderMap;
 use serde::Serialize;
@@ -28,7 +29,8 @@ impl Codec for Completions {
         let mut body = Members::of(body, "")?;
         let mut request = Request::default();
         let model = body.text("model")?.or_else(|| path.model.clone());
-        request.model = model.ok_or_else(|| body.fault("model", "is missing"))?;
+        request.model =
+            model.filter(|m| !m.is_empty()).ok_or_else(|| body.fault("model", "is missing"))?;
         request.stream = body.flag("stream")?.unwrap_or(path.stream);
         if let Some(mut options) = body.object("stream_options")? {
             request.include_usage = options.flag("include_usage")?.unwrap_or(false);
@@ -87,8 +89,8 @@ impl Codec for Completions {
         "prompt".to_owned()
     }
 
-    fn read_response(&self, _: Value) -> Result<Response, Fault> {
-        Err(Fault::new("body", "is a text completion, which no upstream gives in translation"))
+    fn read_response(&self, body: Value) -> Result<Response, Fault> {
+        crate::Chat.read_response(body)
     }
 
     fn write_response(&self, response: &Response, request: &Request) -> Value {
@@ -245,12 +247,34 @@ mod tests {
         assert_eq!(read(json!({"model": "m", "prompt": "x"})).unwrap().max_tokens, Some(16));
         for (body, field) in [
             (json!({"prompt": "x"}), "model"),
+            (json!({"model": "", "prompt": "x"}), "model"),
             (json!({"model": "m"}), "prompt"),
             (json!({"model": "m", "prompt": [1, 2]}), "prompt"),
             (json!({"model": "m", "prompt": "x", "stop": 1}), "stop"),
         ] {
             assert_eq!(read(body).unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn answers_of_servers_are_read() {
+        let choice = |text: &str, reason: Option<&str>| json!({"text": text, "index": 0, "logprobs": null, "finish_reason": reason});
+        let whole = json!({"id": "c", "created": 7, "choices": [choice("yes", Some("length"))]});
+        let read = Completions.read_response(whole).unwrap();
+        assert_eq!(read.parts, [Part::Text { text: "yes".to_owned(), cache: None }]);
+        assert_eq!((read.stop, read.created), (Stop::Length, 7));
+        let (mut reader, mut events) = (Completions.event_reader(), Vec::new());
+        for choice in [choice("y", None), choice("es", None), choice("", Some("stop"))] {
+            let event = format!("data: {}\n\n", json!({"id": "c", "choices": [choice]}));
+            reader.push(event.as_bytes(), &mut events).unwrap();
+        }
+        reader.push(b"data: [DONE]\n\n", &mut events).unwrap();
+        let text = |event: &Event| match event {
+            Event::Text { text, .. } => Some(text.clone()),
+            _ => None,
+        };
+        assert_eq!(events.iter().filter_map(text).collect::<String>(), "yes");
+        assert_eq!(events.last(), Some(&Event::End));
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub(super) struct Choice<'a> {
     /// The whole so far; Perplexity's chunks have it beside the delta.
     #[serde(borrow)]
     message: Option<Box<Delta<'a>>>,
+    /// What a text completion says, in place of both.
+    #[serde(default, borrow, deserialize_with = "lenient::text")]
+    text: Option<Cow<'a, str>>,
     #[serde(default, borrow, deserialize_with = "lenient::text")]
     pub(super) finish_reason: Option<Cow<'a, str>>,
 }
@@ -55,7 +58,11 @@ pub(super) struct Choice<'a> {
 impl<'a> Choice<'a> {
     /// What it says; a choice that has both a delta and a message adds the delta only.
     pub(super) fn said(&mut self) -> Option<Delta<'a>> {
-        self.delta.take().or_else(|| self.message.take().map(|message| *message))
+        let told = self.delta.take().or_else(|| self.message.take().map(|message| *message));
+        told.or_else(|| {
+            let content = Content::Text(self.text.take()?);
+            Some(Delta { content: Some(content), ..Delta::default() })
+        })
     }
 }
 
