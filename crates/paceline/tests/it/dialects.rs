@@ -185,3 +185,44 @@ fn an_upstream_of_the_callers_dialect_comes_first() {
     }
     assert_eq!((claude.count(), chat.count()), (5, 0));
 }
+
+/// A name that is too long for Claude goes out short, the same each time, and comes back long;
+/// and an answer that tells no time has that of the call.
+#[test]
+fn tools_keep_their_names_and_answers_have_a_time() {
+    let own = format!("mcp__files.{}", "read_".repeat(20));
+    let mut body = message("Read it");
+    let function = json!({"name": own, "parameters": {"type": "object"}});
+    body["tools"] = json!([{"type": "function", "function": function}]);
+    let short = |upstream: &Script| {
+        let sent: Value = serde_json::from_str(&upstream.requests()[0].text()).unwrap();
+        sent["tools"][0]["name"].as_str().unwrap().to_owned()
+    };
+    let upstream = Script::new().otherwise(Reply::json(200, CLAUDE)).start();
+    ask(&before("anthropic", &upstream, ""), "/v1/chat/completions", &[], &body);
+    let told = short(&upstream);
+    assert!(told.len() <= 64 && !told.contains('.'), "{told}");
+    let call = json!({"type": "tool_use", "id": "toolu_1", "name": told, "input": {}});
+    let whole = json!({
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "c", "content": [call],
+        "stop_reason": "tool_use", "usage": {"input_tokens": 7, "output_tokens": 2},
+    });
+    let events = [
+        json!({"type": "message_start", "message": {"id": "msg_1", "model": "c"}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": call}),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}}),
+        json!({"type": "message_stop"}),
+    ];
+    let stream =
+        events.iter().fold(Reply::stream(), |reply, event| reply.event(&event.to_string()));
+    for (streams, reply) in [(false, Reply::json(200, &whole.to_string())), (true, stream.end())] {
+        let upstream = Script::new().otherwise(reply).start();
+        body["stream"] = json!(streams);
+        let answer = ask(&before("anthropic", &upstream, ""), "/v1/chat/completions", &[], &body);
+        let text = answer.text();
+        assert_eq!(short(&upstream), told);
+        assert!(text.contains(&own) && !text.contains(&told), "{text}");
+        assert!(text.contains("\"created\":1") && !text.contains("\"created\":0"), "{text}");
+    }
+}
