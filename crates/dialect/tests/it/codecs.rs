@@ -1,6 +1,11 @@
 //! The codecs on the corpus of their fuzz targets, and on copies that are changed where it
 //! hurts: in the values of their JSON, and in the order of their events.
 
+use std::path::Path;
+
+use paceline_core::Endpoint;
+use paceline_dialect::codec::{self, Codec, Quirks, Target};
+use paceline_dialect::{Anthropic, Chat, Gemini, Responses};
 use serde_json::{Value, json};
 
 use crate::properties::{Random, codecs};
@@ -26,6 +31,41 @@ fn codecs_take_whatever_comes() {
         let mut random = Random::new(11);
         for round in 0..MUTATIONS {
             check(Some(round), &changed(&mut random, &corpus, &values));
+        }
+    }
+}
+
+/// What real clients sent on the turn after two tool calls is read whole, and told in every
+/// dialect to the strictest of its servers.
+#[test]
+fn recorded_clients_are_told_in_every_dialect() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/clients.json");
+    let clients: Vec<Value> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(clients.len(), 20);
+    for client in clients {
+        let (name, path) = (&client["client"], client["path"].as_str().unwrap());
+        let endpoint = match path {
+            "/v1/chat/completions" => Endpoint::Chat,
+            "/v1/responses" => Endpoint::Responses,
+            "/v1/messages" => Endpoint::Messages,
+            _ => Endpoint::Generate,
+        };
+        let facts = crate::golden::facts_of(path);
+        let read = codec::of(endpoint).unwrap().read_request(client["body"].clone(), &facts);
+        let read = read.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+        assert_eq!(read.extra, [], "{name}");
+        let mistral = Quirks { short_call_ids: true, max_tokens_only: true, ..Quirks::default() };
+        for (codec, quirks) in [
+            (&Chat as &dyn Codec, Quirks::default()),
+            (&Chat, mistral),
+            (&Responses, Quirks::default()),
+            (&Anthropic, Quirks::default()),
+            (&Gemini, Quirks::default()),
+        ] {
+            let target = Target { model: "m".to_owned(), quirks };
+            let written = codec.write_request(&read, &target);
+            let written = written.unwrap_or_else(|refused| panic!("{name}: {refused:?}"));
+            assert!(written.body.to_string().contains("get_tide"), "{name}");
         }
     }
 }

@@ -214,8 +214,9 @@ fn tools_keep_their_names_and_answers_have_a_time() {
         json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {}}),
         json!({"type": "message_stop"}),
     ];
-    let stream =
-        events.iter().fold(Reply::stream(), |reply, event| reply.event(&event.to_string()));
+    let event =
+        |event: &Value| format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap());
+    let stream = Reply::stream().chunk(events.iter().map(event).collect::<String>());
     for (streams, reply) in [(false, Reply::json(200, &whole.to_string())), (true, stream.end())] {
         let upstream = Script::new().otherwise(reply).start();
         body["stream"] = json!(streams);
