@@ -36,8 +36,17 @@ pub trait Codec: Sync {
     /// The name of a field in this dialect, such as `generationConfig.topK`.
     fn field(&self, field: Field) -> &'static str;
 
-    /// The path of a part of a message in this dialect, such as `messages[1].content[0]`.
+    /// The path of a part of a message in this dialect, such as `messages[1].content[0]`,
+    /// where the messages of `request` stand as they are numbered.
     fn part_path(&self, message: usize, part: usize) -> String;
+
+    /// The path of a part of a message in the body that `request` was read from.
+    fn path_of_part(&self, request: &Request, message: usize, part: usize) -> String {
+        match request.places.0.get(message) {
+            Some(place) => format!("{place}.content[{part}]"),
+            None => self.part_path(message, part),
+        }
+    }
 
     /// Reads a whole answer of status 200.
     ///

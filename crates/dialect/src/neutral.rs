@@ -19,6 +19,8 @@ pub struct Request {
     pub system: Vec<Part>,
     /// The turns, oldest first. Consecutive turns of one role are allowed.
     pub messages: Vec<Message>,
+    /// Where they stood in the caller's body, where that does not follow from their number.
+    pub places: Places,
     /// Functions that the model may call.
     pub tools: Vec<Tool>,
     /// Which of them it must call; `None` is the dialect's default (auto where there are any).
@@ -62,6 +64,18 @@ pub struct Request {
     /// Readers leave out members that change nothing (null, or the dialect's default). A
     /// writer of another dialect refuses any that is left.
     pub extra: Vec<(String, Value)>,
+}
+
+/// The paths of turns in the body that they were read from, such as `messages[3]`; empty where
+/// they follow from the turns' numbers. They are no part of what a request says, so that all
+/// are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Places(pub Vec<String>);
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Request {

@@ -20,6 +20,7 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
     // The names of the functions that were called, by the call's identifier.
     let mut called = HashMap::new();
     for (path, value) in messages {
+        let place = path.clone();
         let mut message = Members::of(value, path)?;
         let role = message.required_text("role")?;
         let cache = cache_mark(&mut message)?;
@@ -68,6 +69,7 @@ pub(super) fn read(body: &mut Members, request: &mut Request) -> Result<(), Faul
             continue;
         }
         mark_last(&mut read.parts, cache);
+        request.places.0.push(place);
         request.messages.push(read);
     }
     if request.messages.is_empty() {

@@ -127,18 +127,23 @@ fn tell(
     let (told, names) = Names::fit(&request, upstream.tool_names()).unzip();
     let written = upstream
         .write_request(told.as_ref().unwrap_or(&request), &target)
-        .map_err(|unsupported| refuse(caller, &unsupported, provider))?;
+        .map_err(|unsupported| refuse(caller, &request, &unsupported, provider))?;
     let warnings = written.warnings;
     let translation = Translation { caller, upstream, request, as_list: false, warnings, names };
     Ok((Bytes::from(written.body.to_string()), translation))
 }
 
 /// A field that the upstream's dialect has no word for, by its name in the caller's dialect.
-fn refuse(caller: &dyn Codec, unsupported: &Unsupported, provider: &Provider) -> Error {
+fn refuse(
+    caller: &dyn Codec,
+    request: &Request,
+    unsupported: &Unsupported,
+    provider: &Provider,
+) -> Error {
     let field = match &unsupported.what {
         What::Extra(path) => path.clone(),
         What::Field(field) => caller.field(*field).to_owned(),
-        What::Part { message, part } => caller.part_path(*message, *part),
+        What::Part { message, part } => caller.path_of_part(request, *message, *part),
         What::Tool(at) => format!("tools[{at}]"),
     };
     let (why, name) = (&unsupported.why, provider.name);

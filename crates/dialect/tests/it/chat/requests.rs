@@ -231,3 +231,17 @@ fn answers_tell_when_the_call_came_where_their_dialect_tells_no_time() {
         assert_eq!(codec.write_response(&known, &request)[name], 7);
     }
 }
+
+#[test]
+fn a_part_that_cannot_be_told_is_named_where_it_stands() {
+    let audio = json!({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}});
+    let request = read(json!({"messages": [
+        {"role": "system", "content": "Be short."},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": [{"type": "text", "text": "Hear"}, audio]},
+    ]}))
+    .unwrap();
+    let refused = Anthropic.write_request(&request, &Target::default()).unwrap_err();
+    let What::Part { message, part } = refused.what else { panic!("{refused:?}") };
+    assert_eq!(Chat.path_of_part(&request, message, part), "messages[2].content[1]");
+}
