@@ -21,6 +21,7 @@ pub(crate) const CODECS: &[(&[&str], &dyn paceline_dialect::Codec)] = &[
     (&["openai-responses"], &paceline_dialect::Responses),
     (&["anthropic"], &paceline_dialect::Anthropic),
     (&["gemini"], &paceline_dialect::Gemini),
+    (&["bedrock-converse"], &paceline_dialect::Converse),
 ];
 
 /// Changed copies of each target.

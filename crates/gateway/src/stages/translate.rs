@@ -158,12 +158,18 @@ impl Translation {
         }
         match reply.body {
             Body::Whole(body) if reply.status == StatusCode::OK => {
-                let told = serde_json::from_slice(&body)
+                let mut told = serde_json::from_slice(&body)
                     .map_err(|error| error.to_string())
                     .and_then(|body| {
                         self.upstream.read_response(body).map_err(|fault| fault.to_string())
                     })
                     .map_err(|why| broken(&format!("gave an answer that cannot be read: {why}")))?;
+                if told.id.is_empty() {
+                    told.id = fresh_id();
+                }
+                if told.created == 0 {
+                    told.created = unix_s();
+                }
                 let body = self.caller.write_response(&told, &self.request).to_string();
                 reply.body = Body::Whole(Bytes::from(body));
                 set_kind(&mut reply.headers, "application/json");
@@ -193,6 +199,16 @@ impl Translation {
             Body::Bytes(..) => Err(broken("sent an answer beyond `whole_bytes_max`")),
         }
     }
+}
+
+/// An identifier for an answer whose upstream gives it none.
+fn fresh_id() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
+}
+
+fn unix_s() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 fn set_kind(headers: &mut HeaderMap, kind: &'static str) {
@@ -229,7 +245,12 @@ impl Told {
 
     /// Writes what was read, and notes how the reading went.
     fn write(&mut self, read: std::result::Result<(), codec::Broken>) {
-        for event in self.events.drain(..) {
+        for mut event in self.events.drain(..) {
+            if let Event::Start { id, .. } = &mut event
+                && id.is_empty()
+            {
+                *id = fresh_id();
+            }
             self.writer.write(&event, &mut self.out);
         }
         if let Err(why) = read {

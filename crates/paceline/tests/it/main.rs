@@ -4,6 +4,7 @@
 
 mod answers;
 mod balance;
+mod bedrock;
 mod bytes;
 mod cache;
 mod cli;

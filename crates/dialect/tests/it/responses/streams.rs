@@ -4,7 +4,7 @@ use super::{answer, call, events, read_stream, seal, stream, text, wire_events};
 use crate::golden::{cases, codec, gather};
 use crate::properties::Random;
 use http::HeaderMap;
-use paceline_dialect::codec::{EventWriter, PathFacts, Target};
+use paceline_dialect::codec::{PathFacts, Target};
 use paceline_dialect::neutral::{
     Event, Failure, FailureClass, Part, Request, Response, Seal, Stop, Vendor,
 };
