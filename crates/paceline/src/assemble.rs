@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use paceline_cache::{Flights, Memory};
 use paceline_core::Clock;
+use paceline_gateway::http::ServerTls;
 use paceline_gateway::{
     AdmitConfig, Deployment, Hedges, Lines, Models, Parts, Pipeline, Routes, Shared, Stored,
 };
@@ -23,6 +24,8 @@ pub(crate) struct Gateway {
     sources: Vec<Way>,
     /// All metrics of this process.
     pub(crate) registry: Arc<Registry>,
+    /// TLS of the listeners.
+    pub(crate) tls: Option<Arc<ServerTls>>,
     /// Open client connections.
     pub(crate) connections: Gauge,
 }
@@ -109,7 +112,14 @@ impl Gateway {
             metrics,
             clock: clock.clone(),
         };
-        Ok(Self { shared: Arc::new(shared), sources, registry: Arc::new(registry), connections })
+        let tls = resolved.tls.clone();
+        Ok(Self {
+            shared: Arc::new(shared),
+            sources,
+            registry: Arc::new(registry),
+            tls,
+            connections,
+        })
     }
 
     /// The pipeline of the calling core.

@@ -55,6 +55,14 @@ pub(crate) struct Server {
     /// Time for a request's head to arrive, and for an idle connection to be used again, in
     /// milliseconds. Default: 75000.
     pub(crate) head_timeout_ms: u64,
+    /// Longest head of a request, its line and its headers, in bytes; at least 8192.
+    /// Default: 65536 (64 KiB).
+    pub(crate) head_bytes_max: usize,
+    /// Most connections at a time; further ones are closed at once. Default: 16384.
+    pub(crate) connections_max: usize,
+    /// TLS. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<ServerTls>,
     /// Who gets comments as signs of life while a stream waits for a provider's limits or its
     /// first token: `accepting` (callers whose `Accept` names `text/event-stream`), `all`, or
     /// `nobody`. Once one has gone out, errors come as events. Default: `accepting`.
@@ -73,11 +81,38 @@ impl Default for Server {
             body_bytes_max: 64 << 20,
             body_timeout_ms: 60_000,
             head_timeout_ms: 75_000,
+            head_bytes_max: 64 << 10,
+            connections_max: 16_384,
+            tls: None,
             keep_alive: KeepAlive::Accepting,
             keep_alive_ms: 15_000,
             drain_ms: 30_000,
         }
     }
+}
+
+/// TLS of the listener. The files are read again when they change, and on SIGHUP.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerTls {
+    /// Path of a PEM file with the certificate, and those between it and its authority.
+    /// Needed.
+    #[schemars(with = "String")]
+    pub(crate) certificate: Spanned<String>,
+    /// Path of a PEM file with its private key. Needed.
+    #[schemars(with = "String")]
+    pub(crate) key: Spanned<String>,
+    /// Path of a PEM file with the authorities of clients; clients then show certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_ca: Option<String>,
+    /// Whether a client without a certificate is refused, where `client_ca` is given.
+    /// Default: true.
+    #[serde(default = "yes")]
+    pub(crate) client_required: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Who gets signs of life.

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
-use paceline_gateway::http::EdgeConfig;
+use paceline_gateway::http::{EdgeConfig, ServerTls, TlsFault, TlsFiles};
 use paceline_gateway::{
     Chain, HedgeConfig, KeepAlive, KeepAliveConfig, LineConfig, Overflow, RetryConfig, StaticKey,
     StoredConfig,
@@ -27,6 +28,7 @@ pub(crate) struct Resolved {
     pub(crate) listen: SocketAddr,
     pub(crate) threads: usize,
     pub(crate) edge: EdgeConfig,
+    pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) keep_alive: KeepAliveConfig,
     pub(crate) drain: Duration,
     pub(crate) log_level: String,
@@ -144,6 +146,11 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         ));
     }
     faults.extend(shares(raw));
+    let tls = raw.server.tls.as_ref().map(server_tls).transpose();
+    let tls = tls.unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -155,7 +162,10 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             body_bytes_max: raw.server.body_bytes_max,
             body_timeout: ms(raw.server.body_timeout_ms),
             head_timeout: ms(raw.server.head_timeout_ms),
+            head_bytes_max: raw.server.head_bytes_max,
+            connections_max: raw.server.connections_max.div_ceil(threads),
         },
+        tls,
         keep_alive: keep_alive(&raw.server),
         drain: ms(raw.server.drain_ms),
         log_level: raw.log.level.clone(),
@@ -187,6 +197,20 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         },
         flights: FlightsConfig { bytes_max: raw.flights.bytes_max },
         sim: raw.sim.clone(),
+    })
+}
+
+fn server_tls(raw: &raw::ServerTls) -> Result<Arc<ServerTls>, Fault> {
+    let files = TlsFiles {
+        certificate: raw.certificate.get_ref().into(),
+        key: raw.key.get_ref().into(),
+        client_ca: raw.client_ca.as_ref().map(Into::into),
+        client_required: raw.client_required,
+    };
+    let is_key = |fault: &TlsFault| fault.path == files.key;
+    ServerTls::load(files.clone()).map_err(|fault| {
+        let span = if is_key(&fault) { raw.key.span() } else { raw.certificate.span() };
+        Fault::at(span, fault.to_string(), "give the paths of PEM files that belong together")
     })
 }
 

@@ -16,6 +16,7 @@ mod flights;
 mod http2;
 mod keep_alive;
 mod limits;
+mod listener;
 mod replay;
 mod requests;
 mod resilience;

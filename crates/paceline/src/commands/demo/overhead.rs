@@ -196,7 +196,7 @@ impl Server {
                 let registry = Arc::clone(&gateway.registry);
                 let edge = Edge::new(gateway.pipeline(), registry, resolved.edge, stop.clone());
                 let drain = Duration::from_secs(2);
-                http::serve(listener, edge, gateway.connections.clone(), stop, drain).await?;
+                http::serve(listener, edge, None, gateway.connections.clone(), stop, drain).await?;
                 Ok(())
             })
         })?;
