@@ -2,7 +2,7 @@
 //! that is wanted, certificates of clients.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -114,7 +114,7 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsFault> {
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsFault> {
     let what = "the certificate";
     let pem = std::fs::read(path).map_err(|error: io::Error| fault(what, path, &error))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -125,6 +125,6 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsFault
     Ok(found)
 }
 
-fn fault(what: &'static str, path: &PathBuf, why: &dyn std::fmt::Display) -> TlsFault {
-    TlsFault { what, path: path.clone(), why: why.to_string() }
+fn fault(what: &'static str, path: &Path, why: &dyn std::fmt::Display) -> TlsFault {
+    TlsFault { what, path: path.to_owned(), why: why.to_string() }
 }
