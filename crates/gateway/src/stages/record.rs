@@ -252,7 +252,8 @@ impl Streamed {
         let Some(record) = self.record.take() else { return Poll::Ready(None) };
         let Some(Err(error)) = next else {
             // The upstream itself may have told of an error.
-            let outcome = if record.facts.failed { Outcome::Broken } else { record.outcome };
+            let failed = record.facts.failed;
+            let outcome = if failed { Outcome::UpstreamError } else { record.outcome };
             record.close(outcome);
             return Poll::Ready(None);
         };

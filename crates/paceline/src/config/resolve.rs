@@ -109,43 +109,13 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
     if !(1..=256).contains(&threads) {
         note(Fault::plain("`threads` in [server] must be 1 to 256", "leave it out for one a core"));
     }
-    let mut keys = Vec::new();
-    for key in &raw.keys {
-        match secret(&key.key, environment) {
-            Ok(text) if text.len() >= KEY_LEN_MIN => {
-                keys.push(StaticKey::new(key.tenant.get_ref().as_str(), &text));
-            }
-            Ok(_) => note(Fault::at(
-                key.key.span(),
-                format!(
-                    "the key of `{}` is shorter than {KEY_LEN_MIN} characters",
-                    key.tenant.get_ref()
-                ),
-                "make a longer one, for instance with `openssl rand -hex 24`",
-            )),
-            Err(fault) => note(fault),
-        }
-        if key.tenant.get_ref().is_empty() {
-            note(Fault::at(key.tenant.span(), "`tenant` is empty", "name who holds the key"));
-        }
-    }
+    let (keys, found) = static_keys(&raw.keys, environment);
+    found.into_iter().for_each(&mut note);
     let (deployments, found) = deployments(&raw.deployments, environment);
     found.into_iter().for_each(&mut note);
-    if raw.health.failures_max == 0 {
-        note(Fault::plain(
-            "`failures_max` in [health] must be at least 1",
-            "give how many failures in a row take a deployment out",
-        ));
-    }
     let (chains, found) = chains(&raw.routes, &deployments);
     faults.extend(found);
-    if raw.retry.attempts_max == 0 {
-        faults.push(Fault::plain(
-            "`attempts_max` in [retry] must be at least 1",
-            "1 sends each call once",
-        ));
-    }
-    faults.extend(shares(raw));
+    faults.extend(bounds(raw));
     let tls = raw.server.tls.as_ref().map(server_tls).transpose();
     let tls = tls.unwrap_or_else(|fault| {
         faults.push(fault);
@@ -234,8 +204,48 @@ fn health(raw: &raw::Health) -> HealthConfig {
     }
 }
 
-/// Shares that are none.
-fn shares(raw: &Raw) -> Vec<Fault> {
+/// The keys of clients.
+fn static_keys(raw: &[raw::Key], environment: &Environment) -> (Vec<StaticKey>, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let mut note = |fault: Fault| faults.push(fault);
+    let mut keys = Vec::new();
+    for key in raw {
+        match secret(&key.key, environment) {
+            Ok(text) if text.len() >= KEY_LEN_MIN => {
+                keys.push(StaticKey::new(key.tenant.get_ref().as_str(), &text));
+            }
+            Ok(_) => note(Fault::at(
+                key.key.span(),
+                format!(
+                    "the key of `{}` is shorter than {KEY_LEN_MIN} characters",
+                    key.tenant.get_ref()
+                ),
+                "make a longer one, for instance with `openssl rand -hex 24`",
+            )),
+            Err(fault) => note(fault),
+        }
+        if key.tenant.get_ref().is_empty() {
+            note(Fault::at(key.tenant.span(), "`tenant` is empty", "name who holds the key"));
+        }
+    }
+    (keys, faults)
+}
+
+/// Numbers that are out of their bounds.
+fn bounds(raw: &Raw) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if raw.health.failures_max == 0 {
+        faults.push(Fault::plain(
+            "`failures_max` in [health] must be at least 1",
+            "give how many failures in a row take a deployment out",
+        ));
+    }
+    if raw.retry.attempts_max == 0 {
+        faults.push(Fault::plain(
+            "`attempts_max` in [retry] must be at least 1",
+            "1 sends each call once",
+        ));
+    }
     let (health, hedge) = (&raw.health, &raw.hedge);
     let shares = [
         ("`failed_share_max` in [health]", health.failed_share_max, health.failed_share_max > 0.0),
@@ -244,12 +254,11 @@ fn shares(raw: &Raw) -> Vec<Fault> {
         ("`spend_share_max` in [hedge]", hedge.spend_share_max, true),
     ];
     let wrong = shares.iter().filter(|(_, share, fits)| !fits || !(0.0..=1.0).contains(share));
-    wrong
-        .map(|(name, share, _)| {
-            let help = "give a share between 0 and 1, such as 0.5";
-            Fault::plain(format!("{name} cannot be {share}"), help)
-        })
-        .collect()
+    faults.extend(wrong.map(|(name, share, _)| {
+        let help = "give a share between 0 and 1, such as 0.5";
+        Fault::plain(format!("{name} cannot be {share}"), help)
+    }));
+    faults
 }
 
 /// Shorter keys can be guessed.
