@@ -14,7 +14,7 @@ use paceline_gateway::{
 use paceline_route::{Affinity, LeastOfTwo, Policy, Pool, Target};
 use paceline_sim::{Local, Shape};
 use paceline_telemetry::metrics::{Gauge, Registry};
-use paceline_upstream::{Http, Upstream};
+use paceline_upstream::{Dns, Http, Upstream};
 
 use crate::config::{Kind, Resolved, ResolvedDeployment, Source};
 
@@ -22,6 +22,8 @@ use crate::config::{Kind, Resolved, ResolvedDeployment, Source};
 pub(crate) struct Gateway {
     shared: Arc<Shared>,
     sources: Vec<Way>,
+    /// The addresses of upstreams' hosts.
+    dns: Arc<Dns>,
     /// All metrics of this process.
     pub(crate) registry: Arc<Registry>,
     /// TLS of the listeners.
@@ -63,10 +65,10 @@ impl Gateway {
         for (deployment, metrics) in deployments.iter().zip(upstream_metrics) {
             let models = deployment.models.clone();
             let models = match &deployment.source {
-                Source::Http(config, ca) => {
+                Source::Http(config, trust) => {
                     // Reading the machine's certificate authorities costs memory and time.
                     let tls = if config.url.is_tls() {
-                        let tls = paceline_upstream::tls(ca, config.http2);
+                        let tls = paceline_upstream::tls(trust, config.http2);
                         Some(tls.with_context(|| format!("deployment `{}`", deployment.name))?)
                     } else {
                         None
@@ -112,10 +114,11 @@ impl Gateway {
             metrics,
             clock: clock.clone(),
         };
-        let tls = resolved.tls.clone();
+        let (tls, dns) = (resolved.tls.clone(), Dns::new(resolved.dns, clock.clone()));
         Ok(Self {
             shared: Arc::new(shared),
             sources,
+            dns,
             registry: Arc::new(registry),
             tls,
             connections,
@@ -130,12 +133,13 @@ impl Gateway {
         let clock = &self.shared.clock;
         let way = |way: &Way| -> Arc<dyn Upstream> {
             match way {
-                Way::Http(config, tls, metrics) => Arc::new(Http::new(
+                Way::Http(config, tls, metrics) => Http::new(
                     (**config).clone(),
                     tls.clone(),
+                    Arc::clone(&self.dns),
                     clock.clone(),
                     metrics.clone(),
-                )),
+                ),
                 Way::Engine(engine) => Arc::new(engine.clone()),
             }
         };

@@ -31,6 +31,8 @@ pub(crate) struct Raw {
     pub(crate) queue: Queue,
     /// Kept replies.
     pub(crate) cache: Cache,
+    /// How long the addresses of hosts are remembered.
+    pub(crate) dns: Dns,
     /// Answers that may be asked for again.
     pub(crate) responses: KeptResponses,
     /// Equal calls under way.
@@ -203,13 +205,33 @@ pub(crate) struct Deployment {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca_file: Option<Spanned<String>>,
+    /// Path of a PEM file with a certificate that is shown to the server.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_certificate: Option<Spanned<String>>,
+    /// Path of a PEM file with its private key.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_key: Option<Spanned<String>>,
+    /// The proxy on the way to it, as `http://USER:PASSWORD@HOST:PORT`, or `none`. Default:
+    /// what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment say.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) proxy: Option<Spanned<String>>,
     /// Time limits.
     #[serde(default)]
     pub(crate) timeouts: Timeouts,
-    /// Most idle connections kept, per thread. Default: 256.
-    #[serde(default = "idle_connections_max")]
-    pub(crate) idle_connections_max: usize,
-    /// How long an idle connection is kept, in milliseconds. Default: 30000.
+    /// Connections that are opened at the start and kept open; with HTTP/2 one a thread is.
+    /// Default: 50 for `openai`, 25 for `anthropic`, 10 for other providers with a service of
+    /// their own, 0 for all other servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_connections_min: Option<usize>,
+    /// Most idle connections kept; a burst opens more, and closes them after. Default: 100
+    /// (50 for `anthropic`) for providers with a service of their own, 512 for other servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_connections_max: Option<usize>,
+    /// How long an idle connection is kept, in milliseconds; less where the server says so.
+    /// Default: 30000.
     #[serde(default = "idle_expiry_ms")]
     pub(crate) idle_expiry_ms: u64,
     /// Most calls under way, per thread. Default: 4096.
@@ -235,8 +257,12 @@ impl Deployment {
             kind: Some(kind),
             http2: Http2::Auto,
             ca_file: None,
+            client_certificate: None,
+            client_key: None,
+            proxy: None,
+            idle_connections_min: None,
             timeouts: Timeouts::default(),
-            idle_connections_max: idle_connections_max(),
+            idle_connections_max: None,
             idle_expiry_ms: idle_expiry_ms(),
             calls_max: calls_max(),
             whole_bytes_max: whole_bytes_max(),
@@ -246,10 +272,6 @@ impl Deployment {
 
 fn provider() -> Spanned<String> {
     Spanned::new(0..0, "openai-compatible".to_owned())
-}
-
-const fn idle_connections_max() -> usize {
-    256
 }
 
 const fn idle_expiry_ms() -> u64 {
@@ -413,6 +435,25 @@ pub(crate) struct Hedge {
 impl Default for Hedge {
     fn default() -> Self {
         Self { enabled: false, quantile: 0.95, spend_share_max: 0.02 }
+    }
+}
+
+/// How long the addresses of hosts are remembered. The machine's resolver is asked, which
+/// tells no times of its own.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dns {
+    /// An answer, in milliseconds. Default: 30000.
+    pub(crate) ttl_ms: u64,
+    /// That a name has no address, in milliseconds. Default: 1000.
+    pub(crate) negative_ttl_ms: u64,
+    /// The last answer while the resolver fails, in milliseconds. Default: 3600000.
+    pub(crate) stale_ms: u64,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { ttl_ms: 30_000, negative_ttl_ms: 1000, stale_ms: 3_600_000 }
     }
 }
 

@@ -17,6 +17,7 @@ mod http2;
 mod keep_alive;
 mod limits;
 mod listener;
+mod network;
 mod replay;
 mod requests;
 mod resilience;
