@@ -164,8 +164,8 @@ fn further_http2_connections_are_opened_when_streams_run_out() {
     );
     let nginx = Nginx::new(&text)
         .ports(1)
-        .file("certificate.pem", &read(certificates.certificate()))
-        .file("key.pem", &read(certificates.key()))
+        .file("certificate.pem", read(certificates.certificate()))
+        .file("key.pem", read(certificates.key()))
         .start();
     let url = format!("https://127.0.0.1:{}", nginx.ports()[0]);
     let more = format!("ca_file = \"{}\"\n", certificates.authority().display());
