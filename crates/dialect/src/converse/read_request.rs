@@ -33,7 +33,7 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
         message.rest(&mut request.extra);
         request.messages.push(Message { role, parts, name: None });
     }
-    name_results(&mut request.messages);
+    name_results(&mut request.messages)?;
     tool_config(&mut body, &mut request)?;
     inference(&mut body, &mut request)?;
     more_fields(&mut body, &mut request)?;
@@ -51,19 +51,26 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
 }
 
 /// Results name the call only; other dialects want the function.
-fn name_results(messages: &mut [Message]) {
+///
+/// # Errors
+/// Where a result is of no call before it.
+fn name_results(messages: &mut [Message]) -> Result<(), Fault> {
     let mut names = HashMap::new();
-    for part in messages.iter_mut().flat_map(|message| &mut message.parts) {
-        match part {
-            Part::ToolCall { id, name, .. } => {
-                names.insert(id.clone(), name.clone());
+    for (at, message) in messages.iter_mut().enumerate() {
+        for part in &mut message.parts {
+            match part {
+                Part::ToolCall { id, name, .. } => {
+                    names.insert(id.clone(), name.clone());
+                }
+                Part::ToolResult { id, name, .. } => {
+                    let fault = || Fault::new(format!("messages[{at}]"), "has a result of no call");
+                    *name = names.get(id).cloned().ok_or_else(fault)?;
+                }
+                _ => {}
             }
-            Part::ToolResult { id, name, .. } => {
-                *name = names.get(id).cloned().unwrap_or_default();
-            }
-            _ => {}
         }
     }
+    Ok(())
 }
 
 fn tool_config(body: &mut Members, request: &mut Request) -> Result<(), Fault> {
@@ -82,6 +89,9 @@ fn tool_config(body: &mut Members, request: &mut Request) -> Result<(), Fault> {
             continue;
         };
         let schema = spec.object("inputSchema")?.and_then(|mut schema| schema.take("json"));
+        if schema.as_ref().is_some_and(|schema: &Value| !schema.is_object()) {
+            return Err(spec.fault("inputSchema.json", "must be an object"));
+        }
         request.tools.push(Tool {
             name: spec.required_text("name")?,
             description: spec.text("description")?,

@@ -53,6 +53,10 @@ pub(super) fn write(
         let role = if role == Role::Assistant { "assistant" } else { "user" };
         written.push(json!({"role": role, "content": blocks}));
     }
+    if written.is_empty() {
+        warn(warnings, "the messages say nothing, which is refused, so `…` is sent");
+        written.push(json!({"role": "user", "content": [{"text": "…"}]}));
+    }
     Ok((written, late))
 }
 

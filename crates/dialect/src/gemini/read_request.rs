@@ -73,6 +73,9 @@ fn tools(body: &mut Members, request: &mut Request) -> Result<(), Fault> {
             let mut function = Members::of(value, format!("{path}[{at}]"))?;
             let new = take(&mut function, "parametersJsonSchema", "parameters_json_schema");
             let schema = new.or_else(|| function.take("parameters").map(lowered));
+            if schema.as_ref().is_some_and(|schema| !schema.is_object()) {
+                return Err(function.fault("parameters", "must be an object"));
+            }
             request.tools.push(Tool {
                 name: function.required_text("name")?,
                 description: function.text("description")?,

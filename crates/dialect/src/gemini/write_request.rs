@@ -37,7 +37,7 @@ pub(super) fn write(request: &Request) -> Result<Written, Unsupported> {
     if !system.is_empty() {
         body.insert("systemInstruction".to_owned(), json!({"parts": system}));
     }
-    let contents: Vec<_> = contents
+    let mut contents: Vec<_> = contents
         .into_iter()
         .map(|(role, mut first, rest)| {
             first.extend(rest);
@@ -46,6 +46,10 @@ pub(super) fn write(request: &Request) -> Result<Written, Unsupported> {
         })
         .filter(|content| content["parts"].as_array().is_some_and(|parts| !parts.is_empty()))
         .collect();
+    if contents.is_empty() {
+        warn(&mut warnings, "the messages say nothing, which is refused, so `…` is sent");
+        contents.push(json!({"role": "user", "parts": [{"text": "…"}]}));
+    }
     body.insert("contents".to_owned(), Value::Array(contents));
     if !request.tools.is_empty() {
         let tools: Vec<_> = request.tools.iter().map(tool).collect();
