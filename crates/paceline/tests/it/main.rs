@@ -18,6 +18,7 @@ mod keep_alive;
 mod limits;
 mod listener;
 mod network;
+mod providers;
 mod replay;
 mod requests;
 mod resilience;
