@@ -4,7 +4,10 @@
 pub(crate) mod codecs;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use paceline_core::Endpoint;
+use paceline_dialect::codec::{self, Codec, PathFacts, Target};
+use paceline_dialect::neutral::{Event, Request};
 use paceline_dialect::sse::{EVENT_BYTES_MAX, Facts, Splitter};
 use paceline_dialect::wire::{fields, usage};
 use paceline_dialect::{openai, scan};
@@ -126,4 +129,85 @@ pub(crate) fn request_scanner(body: &[u8]) {
     }
     let _ = (usage(Endpoint::Chat, &body), openai::has_finished(&body));
     let _ = paceline_dialect::convert::to_stream(&body, true);
+}
+
+/// The operations that have codecs.
+pub(crate) const CONVERSATIONS: [Endpoint; 6] = [
+    Endpoint::Chat,
+    Endpoint::Completions,
+    Endpoint::Responses,
+    Endpoint::Messages,
+    Endpoint::Generate,
+    Endpoint::Converse,
+];
+
+fn codecs() -> impl Iterator<Item = &'static dyn Codec> {
+    CONVERSATIONS.iter().filter_map(|endpoint| codec::of(*endpoint))
+}
+
+/// The codec that the first byte chooses, and what is for it.
+fn chosen(bytes: &[u8]) -> Option<(&'static dyn Codec, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    let endpoint = CONVERSATIONS[usize::from(*first) % CONVERSATIONS.len()];
+    Some((codec::of(endpoint)?, rest))
+}
+
+/// What a stream tells, and why it is none where it is none.
+fn told<'a>(
+    codec: &dyn Codec,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<Event>, Option<String>) {
+    let (mut reader, mut events) = (codec.event_reader(), Vec::new());
+    for part in parts {
+        if let Err(broken) = reader.push(part, &mut events) {
+            return (events, Some(broken.0));
+        }
+    }
+    let ended = reader.finish(&mut events);
+    (events, ended.err().map(|broken| broken.0))
+}
+
+/// A stream of any dialect tells the same however it is cut, and every dialect can tell what
+/// it tells.
+pub(crate) fn codec_streams(bytes: &[u8]) {
+    let Some((codec, stream)) = chosen(bytes) else { return };
+    let whole = told(codec, [stream].into_iter());
+    for size in [1, 7] {
+        let cut = told(codec, stream.chunks(size));
+        assert_eq!(cut, whole, "cut in pieces of {size}");
+    }
+    for other in codecs() {
+        let mut writer = other.event_writer(&Request::default());
+        let mut out = Vec::new();
+        whole.0.iter().for_each(|event| writer.write(event, &mut out));
+    }
+}
+
+/// A body of any dialect, taken for a request, an answer and an error, is read or refused;
+/// what was read every dialect writes or refuses, and reads its own writing again.
+pub(crate) fn codec_bodies(bytes: &[u8]) {
+    let Some((reader, body)) = chosen(bytes) else { return };
+    for status in [400, 429, 500] {
+        let failure = reader.read_failure(status, &HeaderMap::new(), body);
+        codecs().for_each(|writer| drop(writer.write_failure(&failure)));
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(body) else { return };
+    let facts = PathFacts { model: Some("m".to_owned()), stream: false };
+    let target = Target { model: "m".to_owned(), ..Target::default() };
+    if let Ok(request) = reader.read_request(body.clone(), &facts) {
+        for writer in codecs() {
+            let Ok(written) = writer.write_request(&request, &target) else { continue };
+            let again = writer.read_request(written.body.clone(), &facts);
+            assert!(again.is_ok(), "{:?}: {}", again.err(), written.body);
+        }
+    }
+    if let Ok(response) = reader.read_response(body) {
+        // Text completions are told to callers only.
+        let told = CONVERSATIONS.iter().filter(|endpoint| **endpoint != Endpoint::Completions);
+        for writer in told.filter_map(|endpoint| codec::of(*endpoint)) {
+            let written = writer.write_response(&response, &Request::default());
+            let again = writer.read_response(written.clone());
+            assert!(again.is_ok(), "{:?}: {written}", again.err());
+        }
+    }
 }

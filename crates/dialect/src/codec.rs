@@ -84,6 +84,7 @@ pub fn of(endpoint: Endpoint) -> Option<&'static dyn Codec> {
         Endpoint::Completions => Some(&crate::Completions),
         Endpoint::Generate => Some(&crate::Gemini),
         Endpoint::Responses => Some(&crate::Responses),
+        Endpoint::Converse => Some(&crate::Converse),
         _ => None,
     }
 }

@@ -6,6 +6,8 @@ use ::http::HeaderValue;
 use paceline_core::CacheStatus;
 use paceline_telemetry::metrics::{Counter, Family, Gauge, Histogram, Labels, Metric, Registry};
 
+use crate::http::Refused;
+
 const MS: u64 = 1_000_000;
 
 /// From 1 ms to 10 min: whole calls, and the time to the first token.
@@ -81,6 +83,7 @@ impl Outcome {
 pub struct Metrics {
     outcomes: [Counter; 6],
     cache: [Counter; 4],
+    refused: [Counter; 5],
     pub(crate) in_flight: Gauge,
     connections: Gauge,
     /// Calls that wait for a provider's limits, and how long they did.
@@ -193,6 +196,12 @@ impl Metrics {
             "Answered calls, by where the answer came from",
             Family::<Labels, Counter>::default(),
         );
+        let refused = register(
+            registry,
+            "paceline_refused",
+            "Connections and requests turned away before they were calls",
+            Family::<Labels, Counter>::default(),
+        );
         let in_flight = gauge(registry, "paceline_requests_in_flight", "Calls under way");
         let connections = gauge(registry, "paceline_client_connections", "Open client connections");
         let waiting =
@@ -228,6 +237,8 @@ impl Metrics {
             cache: CACHE.map(|status| {
                 cache.get_or_create(&vec![("result", status.as_str().to_owned())]).clone()
             }),
+            refused: Refused::ALL
+                .map(|(_, name)| refused.get_or_create(&vec![("reason", name.to_owned())]).clone()),
             in_flight,
             connections,
             waiting,
@@ -247,6 +258,10 @@ impl Metrics {
 
     pub(crate) fn count(&self, outcome: Outcome) {
         self.outcomes[outcome as usize].inc();
+    }
+
+    pub(crate) fn refused(&self, why: Refused) {
+        self.refused[why as usize].inc();
     }
 
     pub(crate) fn count_cache(&self, status: CacheStatus) {

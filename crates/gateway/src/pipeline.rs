@@ -158,6 +158,11 @@ impl Pipeline {
         &self.clock
     }
 
+    /// What is measured.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.send.shared.metrics
+    }
+
     /// Checks the key of a request that is no call, and takes it out of the headers.
     pub(crate) fn check_key(&self, headers: &mut HeaderMap) -> Result<()> {
         self.admit.tenant(headers).map(|_| ())

@@ -7,13 +7,14 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use paceline_cache::{Flights, Memory};
 use paceline_core::Clock;
+use paceline_gateway::http::ServerTls;
 use paceline_gateway::{
     AdmitConfig, Deployment, Hedges, Lines, Models, Parts, Pipeline, Routes, Shared, Stored,
 };
 use paceline_route::{Affinity, LeastOfTwo, Policy, Pool, Target};
 use paceline_sim::{Local, Shape};
 use paceline_telemetry::metrics::{Gauge, Registry};
-use paceline_upstream::{Http, Upstream};
+use paceline_upstream::{Dns, Http, Upstream};
 
 use crate::config::{Kind, Resolved, ResolvedDeployment, Source};
 
@@ -21,8 +22,12 @@ use crate::config::{Kind, Resolved, ResolvedDeployment, Source};
 pub(crate) struct Gateway {
     shared: Arc<Shared>,
     sources: Vec<Way>,
+    /// The addresses of upstreams' hosts.
+    dns: Arc<Dns>,
     /// All metrics of this process.
     pub(crate) registry: Arc<Registry>,
+    /// TLS of the listeners.
+    pub(crate) tls: Option<Arc<ServerTls>>,
     /// Open client connections.
     pub(crate) connections: Gauge,
 }
@@ -60,10 +65,10 @@ impl Gateway {
         for (deployment, metrics) in deployments.iter().zip(upstream_metrics) {
             let models = deployment.models.clone();
             let models = match &deployment.source {
-                Source::Http(config, ca) => {
+                Source::Http(config, trust) => {
                     // Reading the machine's certificate authorities costs memory and time.
                     let tls = if config.url.is_tls() {
-                        let tls = paceline_upstream::tls(ca, config.http2);
+                        let tls = paceline_upstream::tls(trust, config.http2);
                         Some(tls.with_context(|| format!("deployment `{}`", deployment.name))?)
                     } else {
                         None
@@ -109,7 +114,15 @@ impl Gateway {
             metrics,
             clock: clock.clone(),
         };
-        Ok(Self { shared: Arc::new(shared), sources, registry: Arc::new(registry), connections })
+        let (tls, dns) = (resolved.tls.clone(), Dns::new(resolved.dns, clock.clone()));
+        Ok(Self {
+            shared: Arc::new(shared),
+            sources,
+            dns,
+            registry: Arc::new(registry),
+            tls,
+            connections,
+        })
     }
 
     /// The pipeline of the calling core.
@@ -120,12 +133,13 @@ impl Gateway {
         let clock = &self.shared.clock;
         let way = |way: &Way| -> Arc<dyn Upstream> {
             match way {
-                Way::Http(config, tls, metrics) => Arc::new(Http::new(
+                Way::Http(config, tls, metrics) => Http::new(
                     (**config).clone(),
                     tls.clone(),
+                    Arc::clone(&self.dns),
                     clock.clone(),
                     metrics.clone(),
-                )),
+                ),
                 Way::Engine(engine) => Arc::new(engine.clone()),
             }
         };

@@ -73,8 +73,10 @@ Examples:
   paceline sim                                   one replica on 127.0.0.1:9000
   paceline sim --replicas 4 --shape llama3-8b-fp8
   paceline sim --fault rate=10/s --fault cut=0.05
+  paceline sim --provider anthropic --limit requests=50/m:headers --script replies.toml
 
-These are simulated engines: their timing follows measured GPUs, their texts are made up.")]
+These are simulated: the engines' timing follows measured GPUs, a provider checks requests as
+its vendor does, and all texts are made up.")]
 pub(crate) struct SimArgs {
     #[command(flatten)]
     pub(crate) source: ConfigSource,
@@ -93,7 +95,20 @@ pub(crate) struct SimArgs {
     /// Seed of texts, lengths and faults
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// How many times faster than the shape's GPU
+    /// In place of engines, one provider with its own API: openai, anthropic, gemini, bedrock
+    #[arg(long, value_name = "VENDOR", value_parser = vendor)]
+    pub(crate) provider: Option<paceline_sim::Vendor>,
+    /// The one key that the provider takes
+    #[arg(long, value_name = "KEY", requires = "provider")]
+    pub(crate) key: Option<String>,
+    /// The provider's replies: a TOML or JSON file
+    #[arg(long, value_name = "FILE", requires = "provider")]
+    pub(crate) script: Option<String>,
+    /// A limit of the provider, such as requests=60/m:window, tokens=90000/m:headers,
+    /// concurrency=8
+    #[arg(long = "limit", value_name = "LIMIT", requires = "provider")]
+    pub(crate) limits: Vec<String>,
+    /// How many times faster than the shape's GPU, or the provider's usual pace
     #[arg(long, value_name = "FACTOR")]
     pub(crate) speed: Option<f64>,
     /// A fault on demand, such as rate=10/s, concurrency=4, error500=0.1, stall=0.05:30s,
@@ -103,6 +118,13 @@ pub(crate) struct SimArgs {
     /// Log level
     #[arg(long, value_name = "LEVEL", env = "PACELINE_LOG")]
     pub(crate) log: Option<String>,
+}
+
+/// A vendor by its name.
+fn vendor(name: &str) -> Result<paceline_sim::Vendor, String> {
+    let all = paceline_sim::Vendor::ALL;
+    let found = all.iter().find(|(_, known)| *known == name).map(|(vendor, _)| *vendor);
+    found.ok_or_else(|| format!("one of {}", all.map(|(_, name)| name).join(", ")))
 }
 
 #[derive(Debug, Args)]

@@ -126,7 +126,13 @@ fn default_schema() -> Value {
 
 /// A small value that satisfies a JSON schema as far as tools and formats use them: types,
 /// enums, constants, unions, local references, bounds of numbers, lengths and items.
-fn instance(schema: &Value, root: &Value, words: &Vocabulary, seed: u64, depth: u32) -> Value {
+pub(crate) fn instance(
+    schema: &Value,
+    root: &Value,
+    words: &Vocabulary,
+    seed: u64,
+    depth: u32,
+) -> Value {
     let next =
         |schema: &Value, salt: u64| instance(schema, root, words, mix(seed ^ mix(salt)), depth + 1);
     let Some(object) = schema.as_object().filter(|_| depth < DEPTH_MAX) else { return Value::Null };

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::FaultError;
+use crate::provider::Vendor;
 use crate::scheduler::Limits;
 use crate::shape::{BLOCK_TOKENS, Shape, ShapeError};
 
@@ -54,6 +55,24 @@ pub struct Config {
     /// Whether answers carry the exact times of their tokens (`sim_ns`, `sim`), for replays
     /// in virtual time; these members are no part of the OpenAI format. Default: false.
     pub stamps: bool,
+    /// In place of engines, one simulated provider with its own API: `openai`, `anthropic`,
+    /// `gemini` or `bedrock`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<Vendor>,
+    /// The one key that the provider takes (for `bedrock` the access key's id). Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Path of a TOML or JSON file with the provider's replies. Default: they are made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// Limits of the provider, such as `requests=60/m`, `requests=60/m:window:headers`,
+    /// `tokens=90000/m`, `concurrency=8`; options `burst=N`, `rolling`, `overloaded`,
+    /// `silent`, `then=60s*0.5`. Default: none.
+    pub limits: Vec<String>,
+    /// The provider's time to the first token, in milliseconds. Default: 200.
+    pub first_token_ms: u32,
+    /// The provider's tokens a second. Default: 100.
+    pub tokens_per_s: f64,
     /// Address of the first replica's server; the others take the ports that follow, or
     /// any when the port is 0. Default: `127.0.0.1:9000`.
     pub listen: String,
@@ -81,6 +100,12 @@ impl Default for Config {
             speed: 1.0,
             faults: Vec::new(),
             stamps: false,
+            provider: None,
+            key: None,
+            script: None,
+            limits: Vec::new(),
+            first_token_ms: 200,
+            tokens_per_s: 100.0,
             listen: "127.0.0.1:9000".to_owned(),
             replicas: 1,
         }
@@ -103,6 +128,24 @@ pub enum ConfigError {
         field: &'static str,
         /// What it must be.
         rule: &'static str,
+    },
+    /// A file of replies is not understood.
+    #[error("the script {path} cannot be used: {why}")]
+    Script {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A limit is not understood.
+    #[error(
+        "the limit `{limit}` is not understood: {why}; write for example requests=60/m:window, tokens=90000/m:headers or concurrency=8"
+    )]
+    Limit {
+        /// What was written.
+        limit: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// The weights leave no room.
     #[error(

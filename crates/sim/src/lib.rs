@@ -56,6 +56,8 @@ mod local;
 mod metrics;
 mod server;
 
+mod provider;
+
 mod config;
 
 pub use config::{Config, ConfigError};
@@ -63,6 +65,7 @@ pub use engine::{Engine, Refused, Summary, TokenStream, Tokens};
 pub use fault::{FAULT_HEADER, FaultError};
 pub use local::Local;
 pub use metrics::Stats;
+pub use provider::{Provider, Vendor};
 pub use scheduler::Work;
 pub use server::Server;
 pub use shape::{BLOCK_TOKENS, Gpu, Load, Model, Shape, ShapeError, Timing};

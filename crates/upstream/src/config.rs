@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 
 use crate::provider::{Auth, Provider};
+use crate::proxy::Proxy;
 use crate::sigv4::AwsKey;
 
 /// One upstream: a place where models can be called.
@@ -27,9 +28,15 @@ pub struct Config {
     pub http2: Http2,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// The proxy on the way to it. Default: none.
+    pub proxy: Option<Proxy>,
+    /// HTTP/1.1 connections, per core, that are opened at the start and kept open. With
+    /// HTTP/2 one is. Default: 0.
+    pub idle_connections_min: usize,
     /// Most idle HTTP/1.1 connections kept, per core. Default: 256.
     pub idle_connections_max: usize,
-    /// How long an idle connection is kept. Default: 30 s.
+    /// How long an idle connection is kept, or less where the server says so
+    /// (`Keep-Alive: timeout=`). Default: 30 s.
     pub idle_expiry: Duration,
     /// Most calls under way, per core; further ones wait for [`Timeouts::slot`]. Default: 4096.
     pub calls_max: usize,
@@ -49,6 +56,8 @@ impl Config {
             aws: None,
             http2: Http2::Auto,
             timeouts: Timeouts::default(),
+            proxy: None,
+            idle_connections_min: 0,
             idle_connections_max: 256,
             idle_expiry: Duration::from_secs(30),
             calls_max: 4096,

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ::http::Request;
 use bytes::{Bytes, BytesMut};
@@ -58,17 +59,19 @@ pub(crate) async fn http1(
     }
 }
 
-/// Sends a request over HTTP/2 and waits for the reply's head.
+/// Sends a request over HTTP/2 and waits for the reply's head. `stream` is held until the
+/// exchange has ended.
 ///
 /// # Cancel safety
 /// Dropping the future resets the stream.
 pub(crate) async fn http2(
     mut sender: http2::SendRequest<Full<Bytes>>,
+    stream: Arc<()>,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Frames>, Failure> {
     match sender.try_send_request(request).await {
         Ok(response) => {
-            let source = Source::Http2;
+            let source = Source::Http2 { _stream: Some(stream) };
             Ok(response.map(|body| Frames { body, source, ended: false, failure: None }))
         }
         Err(mut failure) => {
@@ -89,8 +92,14 @@ pub(crate) struct Frames {
 }
 
 enum Source {
-    Http1 { connection: Option<Box<Connection>>, pool: Arc<Pool> },
-    Http2,
+    Http1 {
+        connection: Option<Box<Connection>>,
+        pool: Arc<Pool>,
+    },
+    /// Held for as long as it lasts.
+    Http2 {
+        _stream: Option<Arc<()>>,
+    },
 }
 
 impl Frames {
@@ -114,7 +123,7 @@ impl Frames {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.ended = true;
-                    self.source = Source::Http2;
+                    self.source = Source::Http2 { _stream: None };
                     let Some(bytes) = joined.take() else { return Poll::Ready(Some(Err(error))) };
                     self.failure = Some(error);
                     return Poll::Ready(Some(Ok(bytes)));
@@ -143,6 +152,13 @@ impl Frames {
             *connection = None;
         }
         true
+    }
+
+    /// The server keeps the connection so long when it is idle.
+    pub(crate) fn kept_for(&mut self, time: Duration) {
+        if let Source::Http1 { connection: Some(connection), .. } = &mut self.source {
+            connection.kept_for(time);
+        }
     }
 
     fn finish(&mut self) {

@@ -1,12 +1,12 @@
 //! An upstream behind HTTP: takes a connection, sends the bytes, reads the reply.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
 
 use ::http::header::{
     ALT_SVC, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap,
-    HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderName, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use ::http::{HeaderValue, Request, StatusCode, Uri, Version};
 use bytes::{Bytes, BytesMut};
@@ -30,6 +30,7 @@ use crate::Upstream;
 use crate::body::{Events, Passed, Timed, broken};
 use crate::config::{Config, Http2};
 use crate::connect;
+use crate::dns::Dns;
 use crate::exchange::{self, Failure, Frames};
 use crate::metrics::Metrics;
 use crate::pool::{Connection, Pool};
@@ -47,11 +48,12 @@ pub struct Http {
     tls: Option<Arc<ClientConfig>>,
     clock: Clock,
     pool: Arc<Pool>,
-    http2: Mutex<Option<Http2Sender>>,
+    http2: Mutex<Vec<Http2Line>>,
     /// The server has chosen HTTP/2 before, so that one connection serves all calls.
     speaks_http2: AtomicBool,
     /// Lets one call at a time open an HTTP/2 connection that the others then share.
     http2_gate: Semaphore,
+    dns: Arc<Dns>,
     slots: Arc<Semaphore>,
     metrics: Metrics,
 }
@@ -61,8 +63,35 @@ type Held = (OwnedSemaphorePermit, GaugeHold);
 
 enum Line {
     Http1(Box<Connection>),
-    Http2(Http2Sender),
+    Http2(Http2Line),
 }
+
+/// An HTTP/2 connection, which calls share.
+#[derive(Clone)]
+struct Http2Line {
+    sender: Http2Sender,
+    /// Each stream under way holds a copy.
+    streams: Arc<()>,
+    /// How many the server allows, as the connection's task saw it last.
+    streams_max: Arc<AtomicUsize>,
+}
+
+impl Http2Line {
+    /// Streams under way.
+    fn busy(&self) -> usize {
+        Arc::strong_count(&self.streams) - 1
+    }
+
+    fn has_room(&self) -> bool {
+        self.busy() < self.streams_max.load(Ordering::Relaxed)
+    }
+}
+
+/// Most HTTP/2 connections of one core: further calls wait for a stream.
+const HTTP2_LINES_MAX: usize = 16;
+
+/// How often it is seen to that the least number of connections is open.
+const WARM_EVERY: Duration = Duration::from_secs(5);
 
 impl Http {
     /// Makes the upstream for the runtime of the calling core. An `https` URL needs `tls`.
@@ -72,29 +101,51 @@ impl Http {
     pub fn new(
         config: Config,
         tls: Option<Arc<ClientConfig>>,
+        dns: Arc<Dns>,
         clock: Clock,
         metrics: Metrics,
-    ) -> Self {
+    ) -> Arc<Self> {
         let prefix = format!("{}{}", config.url.prefix, config.provider.prefix);
         let host = HeaderValue::try_from(config.url.host_header())
             .expect("a parsed authority is a valid header value");
-        Self {
+        let this = Arc::new(Self {
             host,
             prefix,
             tls,
+            dns,
             pool: Pool::start(
                 config.idle_connections_max,
                 config.idle_expiry,
                 clock.clone(),
                 metrics.clone(),
             ),
-            http2: Mutex::new(None),
+            http2: Mutex::default(),
             speaks_http2: AtomicBool::new(config.http2 == Http2::Always),
             http2_gate: Semaphore::new(1),
             slots: Arc::new(Semaphore::new(config.calls_max)),
             clock,
             config,
             metrics,
+        });
+        if this.config.idle_connections_min > 0 {
+            task::spawn("upstream.warm", warm(Arc::downgrade(&this)));
+        }
+        this
+    }
+
+    /// Opens connections until the least number is there, or one cannot be opened.
+    async fn warm_up(&self) {
+        loop {
+            let under_way = self.config.calls_max - self.slots.available_permits();
+            let lines = self.http2.lock().len();
+            if lines > 0 || self.pool.len() + under_way >= self.config.idle_connections_min {
+                return;
+            }
+            match self.open_line().await {
+                Ok(Line::Http1(connection)) => self.pool.put(connection),
+                // What is the matter shows in the calls.
+                Ok(Line::Http2(_)) | Err(_) => return,
+            }
         }
     }
 
@@ -161,7 +212,7 @@ impl Http {
             let request = self.request(raw, version)?;
             let result = match line {
                 Line::Http1(connection) => exchange::http1(connection, request, &self.pool).await,
-                Line::Http2(sender) => exchange::http2(sender, request).await,
+                Line::Http2(line) => exchange::http2(line.sender, line.streams, request).await,
             };
             match result {
                 Ok(response) => return Ok(response),
@@ -185,9 +236,9 @@ impl Http {
     /// A connection: the shared HTTP/2 one, an idle one, or a new one.
     async fn line(&self, fresh: bool) -> Result<Line> {
         if !fresh {
-            if let Some(sender) = self.shared_http2() {
+            if let Some(line) = self.shared_http2() {
                 self.metrics.reused.inc();
-                return Ok(Line::Http2(sender));
+                return Ok(Line::Http2(line));
             }
             if let Some(connection) = self.pool.take() {
                 self.metrics.reused.inc();
@@ -196,16 +247,21 @@ impl Http {
         }
         let _turn = if self.speaks_http2.load(Ordering::Relaxed) {
             let turn = self.http2_gate.acquire().await.ok();
-            if let Some(sender) = self.shared_http2() {
+            if let Some(line) = self.shared_http2() {
                 self.metrics.reused.inc();
-                return Ok(Line::Http2(sender));
+                return Ok(Line::Http2(line));
             }
             turn
         } else {
             None
         };
+        self.open_line().await
+    }
+
+    /// A new connection.
+    async fn open_line(&self) -> Result<Line> {
         let until = self.clock.now().after(self.config.timeouts.connect);
-        let opening = connect::open(&self.config.url, self.tls.as_ref());
+        let opening = connect::open(&self.config, self.tls.as_ref(), &self.dns);
         let (mut io, chose_http2) = match self.clock.timeout_at(until, opening).await {
             Some(Ok(opened)) => opened,
             Some(Err(error)) => {
@@ -217,28 +273,40 @@ impl Http {
         io.open = Some(self.metrics.open.hold());
         let broken = |error| self.unreachable("broke the handshake").with_source(error);
         if chose_http2 || self.config.http2 == Http2::Always {
-            let (sender, driver) =
+            let (sender, mut driver) =
                 http2::Builder::new(Tasks).handshake(TokioIo::new(io)).await.map_err(broken)?;
+            let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
+            let seen = Arc::clone(&streams_max);
             task::spawn("upstream.http2", async move {
                 // Its end shows in the calls that use it.
-                let _ = driver.await;
+                let _ = std::future::poll_fn(|cx| {
+                    let ended = std::pin::Pin::new(&mut driver).poll(cx);
+                    seen.store(driver.current_max_send_streams(), Ordering::Relaxed);
+                    ended
+                })
+                .await;
             });
             self.speaks_http2.store(true, Ordering::Relaxed);
-            *self.http2.lock() = Some(sender.clone());
-            return Ok(Line::Http2(sender));
+            let line = Http2Line { sender, streams: Arc::default(), streams_max };
+            self.http2.lock().push(line.clone());
+            return Ok(Line::Http2(line));
         }
         Ok(Line::Http1(Connection::open(io).await.map_err(broken)?))
     }
 
-    fn shared_http2(&self) -> Option<Http2Sender> {
+    /// An HTTP/2 connection with a stream to spare; the least busy one where there may be no
+    /// further one.
+    fn shared_http2(&self) -> Option<Http2Line> {
         if !self.speaks_http2.load(Ordering::Relaxed) {
             return None;
         }
-        let mut shared = self.http2.lock();
-        if shared.as_ref().is_some_and(|sender| sender.is_closed() || !sender.is_ready()) {
-            *shared = None;
+        let mut lines = self.http2.lock();
+        lines.retain(|line| !line.sender.is_closed() && line.sender.is_ready());
+        match lines.iter().find(|line| line.has_room()) {
+            None if lines.len() < HTTP2_LINES_MAX => None,
+            None => lines.iter().min_by_key(|line| line.busy()).cloned(),
+            found => found.cloned(),
         }
-        shared.clone()
     }
 
     /// The request as the upstream gets it: the caller's bytes and headers, our host and key.
@@ -248,6 +316,13 @@ impl Http {
             let scheme = if url.tls { "https" } else { "http" };
             Uri::builder()
                 .scheme(scheme)
+                .authority(url.host_header())
+                .path_and_query(join(&self.prefix, &raw.path).as_ref())
+                .build()
+        } else if self.config.proxy.is_some() && !url.tls {
+            // A proxy that makes no tunnel is told the whole address (RFC 9112, 3.2.2).
+            Uri::builder()
+                .scheme("http")
                 .authority(url.host_header())
                 .path_and_query(join(&self.prefix, &raw.path).as_ref())
                 .build()
@@ -269,6 +344,11 @@ impl Http {
             headers.insert(HOST, self.host.clone());
         }
         self.show_key(&mut headers);
+        if let Some(auth) =
+            self.config.proxy.as_ref().filter(|_| !url.tls).and_then(|p| p.auth.clone())
+        {
+            headers.insert(PROXY_AUTHORIZATION, auth);
+        }
         if let Some(key) = &self.config.aws {
             self.sign(key, raw, &uri, &mut headers);
         }
@@ -326,7 +406,9 @@ impl Http {
             .headers
             .get(CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        strip_connection_headers(&mut parts.headers);
+        if let Some(time) = strip_connection_headers(&mut parts.headers) {
+            timed.frames.kept_for(time);
+        }
         let body = if events {
             let splitter = Splitter::new(raw.endpoint);
             Body::Events(Box::pin(Events { rest: Some(timed), splitter }))
@@ -436,13 +518,26 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
 }
 
-/// Takes out what concerns the connection to the upstream and not the caller.
-fn strip_connection_headers(headers: &mut HeaderMap) {
+/// Keeps the least number of connections open.
+async fn warm(http: Weak<Http>) {
+    loop {
+        let Some(this) = http.upgrade() else { return };
+        this.warm_up().await;
+        let clock = this.clock.clone();
+        drop(this);
+        clock.sleep(WARM_EVERY).await;
+    }
+}
+
+/// Takes out what concerns the connection to the upstream and not the caller. Gives how long
+/// the server keeps the connection when it is idle, where it says so.
+fn strip_connection_headers(headers: &mut HeaderMap) -> Option<Duration> {
     // Compared as names, most of which are numbers within, and searched for in one pass: a
     // search for each would hash each.
     const OURS: [HeaderName; 7] =
         [CONTENT_LENGTH, CONNECTION, TRANSFER_ENCODING, ALT_SVC, TE, TRAILER, UPGRADE];
     let mut out: SmallVec<[HeaderName; 4]> = SmallVec::new();
+    let mut kept = None;
     for (name, value) in &*headers {
         if *name == CONNECTION && value != "keep-alive" && value != "close" {
             let named = value.to_str().unwrap_or_default().split(',');
@@ -452,8 +547,13 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
         if OURS.contains(name) || old() {
             out.push(name.clone());
         }
+        if name.as_str() == "keep-alive" {
+            let mut said = value.to_str().unwrap_or_default().split(',');
+            kept = said.find_map(|pair| pair.trim().strip_prefix("timeout=")?.parse().ok());
+        }
     }
     for name in out {
         headers.remove(name);
     }
+    kept.map(Duration::from_secs)
 }

@@ -7,20 +7,24 @@
 mod body;
 mod config;
 mod connect;
+mod dns;
 mod exchange;
 mod http;
 pub mod limits;
 mod metrics;
 mod pool;
 mod provider;
+mod proxy;
 mod sigv4;
 mod upstream;
 
 pub use config::{Config, Http2, Secret, Timeouts, Url, UrlError};
-pub use connect::{TlsError, certificates, tls};
+pub use connect::{Identity, TlsError, Trust, certificates, tls};
+pub use dns::{Dns, DnsConfig};
 pub use http::Http;
 pub use metrics::Metrics;
 pub use provider::{Auth, CREDENTIALS, PROVIDERS, Prefill, Provider};
+pub use proxy::{NoProxy, Proxy, ProxyError};
 pub use rustls::ClientConfig as TlsConfig;
 pub use sigv4::AwsKey;
 pub use upstream::Upstream;

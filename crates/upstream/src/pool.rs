@@ -27,6 +27,8 @@ pub(crate) struct Connection {
     pub(crate) driver: http1::Connection<TokioIo<Io>, Full<Bytes>>,
     heard: Arc<AtomicBool>,
     pub(crate) reused: bool,
+    /// How long the server keeps it, where it says so.
+    kept_for: Option<Duration>,
 }
 
 impl Connection {
@@ -34,7 +36,7 @@ impl Connection {
         let heard = io.heard();
         let (sender, driver) =
             http1::Builder::new().max_headers(200).handshake(TokioIo::new(io)).await?;
-        Ok(Box::new(Self { sender, driver, heard, reused: false }))
+        Ok(Box::new(Self { sender, driver, heard, reused: false, kept_for: None }))
     }
 
     /// Lets the connection read and write; ready when it has ended.
@@ -47,15 +49,26 @@ impl Connection {
         self.heard.load(Ordering::Relaxed)
     }
 
+    /// The server keeps it so long when it is idle; it is left before that.
+    pub(crate) fn kept_for(&mut self, time: Duration) {
+        self.kept_for = Some(time.saturating_sub(KEPT_MARGIN));
+    }
+
     /// Whether it is still open. One poll; it makes no system call unless something came.
     fn alive(&mut self) -> bool {
         self.poll(&mut Context::from_waker(Waker::noop())).is_pending() && self.sender.is_ready()
     }
 }
 
+/// How much sooner than the server an idle connection is left.
+const KEPT_MARGIN: Duration = Duration::from_secs(1);
+
+/// An idle connection, until when it is kept, and the gauge that counts it.
+type Idle = (Box<Connection>, Instant, GaugeHold);
+
 /// The idle connections; the last one used is the first one taken.
 pub(crate) struct Pool {
-    idle: Mutex<Vec<(Box<Connection>, Instant, GaugeHold)>>,
+    idle: Mutex<Vec<Idle>>,
     idle_max: usize,
     expiry: Duration,
     clock: Clock,
@@ -92,7 +105,9 @@ impl Pool {
         if !connection.alive() {
             return;
         }
-        let entry = (connection, self.clock.now(), self.metrics.idle.hold());
+        let time = connection.kept_for.map_or(self.expiry, |time| time.min(self.expiry));
+        let until = self.clock.now().after(time);
+        let entry = (connection, until, self.metrics.idle.hold());
         let mut idle = self.idle.lock();
         if idle.len() < self.idle_max {
             idle.push(entry);
@@ -102,10 +117,12 @@ impl Pool {
     /// Drops the connections that the server closed or that were idle for too long.
     fn sweep(&self) {
         let now = self.clock.now();
-        let keep = |(connection, since, _): &mut (Box<Connection>, Instant, GaugeHold)| {
-            now.since(*since) < self.expiry && connection.alive()
-        };
-        self.idle.lock().retain_mut(keep);
+        self.idle.lock().retain_mut(|(connection, until, _)| now < *until && connection.alive());
+    }
+
+    /// How many are idle.
+    pub(crate) fn len(&self) -> usize {
+        self.idle.lock().len()
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Provider {
     pub prefill: Prefill,
     /// How its rate-limit headers are meant.
     pub limits: Family,
-    /// Idle connections that are kept at least and at most, per thread.
+    /// Connections that are kept open when they are idle, at least and at most, in all.
     pub idle: (usize, usize),
 }
 
@@ -95,6 +95,9 @@ const NONE: Quirks = Quirks {
     max_tokens_default: 0,
 };
 
+/// Connections kept to a provider with a service of its own.
+const HOSTED: (usize, usize) = (10, 100);
+
 /// An OpenAI-compatible server that nothing more is known of.
 const OTHER: Provider = Provider {
     name: "openai-compatible",
@@ -107,7 +110,7 @@ const OTHER: Provider = Provider {
     engine: false,
     prefill: Prefill::None,
     limits: Family::Minute,
-    idle: (0, 100),
+    idle: (0, 512),
 };
 
 /// A server of open models.
@@ -124,7 +127,7 @@ pub static PROVIDERS: &[Provider] = &[
         url: Some("https://api.openai.com"),
         native: OPENAI,
         quirks: NONE,
-        idle: (0, 100),
+        idle: (50, 100),
         ..OTHER
     },
     Provider {
@@ -133,6 +136,7 @@ pub static PROVIDERS: &[Provider] = &[
         native: OPENAI,
         auth: Auth::Header("api-key"),
         quirks: NONE,
+        idle: HOSTED,
         ..OTHER
     },
     Provider {
@@ -143,7 +147,7 @@ pub static PROVIDERS: &[Provider] = &[
         auth: Auth::Header("x-api-key"),
         quirks: NONE,
         prefill: Prefill::Plain,
-        idle: (0, 50),
+        idle: (25, 50),
         ..OTHER
     },
     Provider {
@@ -153,6 +157,7 @@ pub static PROVIDERS: &[Provider] = &[
         conversation: Endpoint::Generate,
         auth: Auth::Header("x-goog-api-key"),
         quirks: NONE,
+        idle: HOSTED,
         ..OTHER
     },
     Provider {
@@ -161,6 +166,7 @@ pub static PROVIDERS: &[Provider] = &[
         conversation: Endpoint::Converse,
         auth: Auth::SigV4,
         quirks: NONE,
+        idle: HOSTED,
         ..OTHER
     },
     Provider {
@@ -168,27 +174,36 @@ pub static PROVIDERS: &[Provider] = &[
         url: Some("https://api.mistral.ai"),
         quirks: Quirks { no_stream_options: true, short_call_ids: true, ..OTHER.quirks },
         prefill: Prefill::Prefix,
+        idle: HOSTED,
         ..OTHER
     },
     Provider {
         name: "groq",
         url: Some("https://api.groq.com/openai"),
         limits: Family::RequestsPerDay,
+        idle: HOSTED,
         ..OTHER
     },
     Provider {
         name: "deepseek",
         url: Some("https://api.deepseek.com"),
         quirks: Quirks { reasoning_content: true, ..OTHER.quirks },
+        idle: HOSTED,
         ..OTHER
     },
-    Provider { name: "together", url: Some("https://api.together.xyz"), ..OPEN },
-    Provider { name: "fireworks", url: Some("https://api.fireworks.ai/inference"), ..OPEN },
+    Provider { name: "together", url: Some("https://api.together.xyz"), idle: HOSTED, ..OPEN },
+    Provider {
+        name: "fireworks",
+        url: Some("https://api.fireworks.ai/inference"),
+        idle: HOSTED,
+        ..OPEN
+    },
     Provider {
         name: "openrouter",
         url: Some("https://openrouter.ai/api"),
         quirks: Quirks { reasoning_details: true, ..OPEN.quirks },
         prefill: Prefill::Plain,
+        idle: HOSTED,
         ..OPEN
     },
     Provider {

@@ -16,6 +16,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 pub use self::tokens::estimated_tokens;
+pub(crate) use self::write_request::{lacks_thinking, used_tools};
 use crate::codec::{Codec, EventReader, EventWriter, PathFacts, Target};
 use crate::neutral::{Failure, Fault, Field, Request, Response, Unsupported, Written};
 

@@ -51,6 +51,10 @@ pub(super) fn write(
         }
         written.push(json!({"role": name, "content": plain(first)}));
     }
+    if written.is_empty() {
+        warn(warnings, "the messages say nothing, which is refused, so `…` is sent");
+        written.push(json!({"role": "user", "content": "…"}));
+    }
     if written.last().is_some_and(|last| last["role"] == "assistant") {
         warn(
             warnings,

@@ -128,7 +128,7 @@ fn write_tools(request: &Request) -> (Vec<Value>, Option<Value>) {
     let mut tools: Vec<_> = request.tools.iter().filter(offered).map(write_tool).collect();
     if tools.is_empty() {
         // Calls in the history want their tools to be declared.
-        tools = used(request)
+        tools = used_tools(request)
             .into_iter()
             .map(|name| json!({"name": name, "input_schema": {"type": "object"}}))
             .collect();
@@ -147,7 +147,8 @@ fn write_tools(request: &Request) -> (Vec<Value>, Option<Value>) {
     (tools, Some(written))
 }
 
-fn used(request: &Request) -> Vec<&str> {
+/// The functions that are called in the conversation, each once.
+pub(crate) fn used_tools(request: &Request) -> Vec<&str> {
     let mut names = Vec::new();
     for part in request.messages.iter().flat_map(|message| &message.parts) {
         if let Part::ToolCall { name, .. } = part
@@ -238,7 +239,7 @@ fn off(reasoning: &Reasoning) -> Option<Value> {
 
 /// Whether the last turn of the model calls tools without thinking of its own vendor before:
 /// with a budget of thinking such a turn is refused.
-fn lacks_thinking(request: &Request) -> bool {
+pub(crate) fn lacks_thinking(request: &Request) -> bool {
     let last = request.messages.iter().rev().find(|message| message.role == Role::Assistant);
     last.is_some_and(|message| {
         let calls = message.parts.iter().any(|part| matches!(part, Part::ToolCall { .. }));

@@ -24,10 +24,14 @@ pub(super) fn write(request: &Request, target: &Target) -> Result<Written, Unsup
     for (at, message) in request.messages.iter().enumerate() {
         messages.message(at, message)?;
     }
-    let (messages, mut warnings) = messages.end();
+    let (mut messages, mut warnings) = messages.end();
     let mut body = Map::new();
     let mut add = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
     add("model", json!(target.model));
+    if messages.is_empty() {
+        // Turns without parts leave none, and a list of none is refused.
+        messages.push(json!({"role": "user", "content": ""}));
+    }
     add("messages", Value::Array(messages));
     if !request.tools.is_empty() {
         let tools: Result<Vec<_>, _> = request.tools.iter().enumerate().map(write_tool).collect();

@@ -50,6 +50,10 @@ pub(super) fn write(request: &Request, model: &str) -> Result<Written, Unsupport
         })
         .filter(|content| content["parts"].as_array().is_some_and(|parts| !parts.is_empty()))
         .collect();
+    if contents.is_empty() {
+        warn(&mut warnings, "the messages say nothing, which is refused, so `…` is sent");
+        contents.push(json!({"role": "user", "parts": [{"text": "…"}]}));
+    }
     if wants_signatures(model) {
         contents.iter_mut().for_each(|content| sign(content, &mut warnings));
     }

@@ -33,6 +33,10 @@ pub struct EdgeConfig {
     /// Time for a request's head to arrive, and for an idle connection to be used again,
     /// from the end of the last answer. Default: 75 s.
     pub head_timeout: Duration,
+    /// Longest head of a request: its line and its headers, in bytes. Default: 64 KiB.
+    pub head_bytes_max: usize,
+    /// Most connections of one core at a time. Default: 16384.
+    pub connections_max: usize,
 }
 
 impl Default for EdgeConfig {
@@ -41,8 +45,36 @@ impl Default for EdgeConfig {
             body_bytes_max: 64 << 20,
             body_timeout: Duration::from_secs(60),
             head_timeout: Duration::from_secs(75),
+            head_bytes_max: 64 << 10,
+            connections_max: 16_384,
         }
     }
+}
+
+/// Why a connection, or a request, was turned away before it was a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// There are too many connections.
+    Connections,
+    /// The TLS handshake failed, or took too long.
+    Tls,
+    /// The body is too long.
+    BodyTooLarge,
+    /// The body did not arrive in time.
+    BodyTimeout,
+    /// What the request says of its own length is unclear.
+    Framing,
+}
+
+impl Refused {
+    /// All, with their names in the metric.
+    pub(crate) const ALL: [(Self, &'static str); 5] = [
+        (Self::Connections, "connections"),
+        (Self::Tls, "tls"),
+        (Self::BodyTooLarge, "body_too_large"),
+        (Self::BodyTimeout, "body_timeout"),
+        (Self::Framing, "framing"),
+    ];
 }
 
 /// Room made for a declared body length before its bytes come.
@@ -72,6 +104,11 @@ impl Edge {
         &self.config
     }
 
+    /// Counts what was turned away.
+    pub(crate) fn refused(&self, why: Refused) {
+        self.pipeline.metrics().refused(why);
+    }
+
     /// Answers one request.
     ///
     /// # Errors
@@ -93,7 +130,11 @@ impl Edge {
                 Ok(not_allowed(asked.method(), dialect))
             }
             (Ok(()), Ok(run)) => self.answer(request, run).await,
-            (Err(error), _) | (_, Err(error)) => Err(error),
+            (Err(error), _) => {
+                self.refused(Refused::Framing);
+                Err(error)
+            }
+            (_, Err(error)) => Err(error),
         };
         let answer = result.unwrap_or_else(|error| error_answer(&error, dialect));
         let Answer { status, mut headers, body } = answer;
@@ -180,7 +221,10 @@ impl Edge {
             })
             .await;
             let data = match frame {
-                None => return Err(late()),
+                None => {
+                    self.refused(Refused::BodyTimeout);
+                    return Err(late());
+                }
                 Some(None) => return Ok(first.unwrap_or_else(|| rest.freeze())),
                 Some(Some(Err(error))) => {
                     return Err(Error::invalid("the body broke off").with_source(error));
@@ -208,6 +252,7 @@ impl Edge {
     }
 
     fn too_large(&self) -> Error {
+        self.refused(Refused::BodyTooLarge);
         let message = format!(
             "the body exceeds {} bytes; the operator can raise `body_bytes_max`",
             self.config.body_bytes_max

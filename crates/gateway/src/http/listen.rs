@@ -17,11 +17,14 @@ use paceline_telemetry::metrics::Gauge;
 use paceline_telemetry::task;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use crate::http::edge::Edge;
+use crate::http::edge::{Edge, Refused};
+use crate::http::tls::ServerTls;
 use crate::stages::record::AnswerBody;
 
 /// Connections that the kernel holds until they are accepted.
@@ -29,6 +32,12 @@ const BACKLOG: i32 = 4096;
 
 /// How long a connection without a byte may take to show its request when the end begins.
 const LAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long a TLS handshake may take, where the head of a request may take as long.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The least room for a head that hyper knows.
+const HEAD_BYTES_MIN: usize = 8192;
 
 /// A listening socket of one core.
 pub type Listener = StdListener;
@@ -120,13 +129,14 @@ impl Stop {
 pub async fn serve(
     listener: Listener,
     edge: Arc<Edge>,
+    tls: Option<Arc<ServerTls>>,
     open: Gauge,
     stop: Stop,
     drain: Duration,
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let mut begun = pin!(stop.begun());
-    let connections = Connections::default();
+    let connections = Connections { live: Arc::default(), edge, tls, open, stop: stop.clone() };
     loop {
         let accepted = std::future::poll_fn(|cx| {
             if begun.as_mut().poll(cx).is_ready() {
@@ -137,7 +147,7 @@ pub async fn serve(
         .await;
         match accepted {
             None => break,
-            Some(Ok((stream, _))) => connections.start(stream, &edge, &open, &stop),
+            Some(Ok((stream, _))) => connections.start(stream),
             Some(Err(error)) => refused(&error).await,
         }
     }
@@ -146,7 +156,7 @@ pub async fn serve(
     let listener = listener.into_std()?;
     while let Ok((stream, _)) = listener.accept() {
         stream.set_nonblocking(true)?;
-        connections.start(TcpStream::from_std(stream)?, &edge, &open, &stop);
+        connections.start(TcpStream::from_std(stream)?);
     }
     drop(listener);
     connections.drained(drain).await;
@@ -161,8 +171,13 @@ async fn refused(error: &io::Error) {
 }
 
 /// The connections of one core.
-#[derive(Default)]
-struct Connections(Arc<Live>);
+struct Connections {
+    live: Arc<Live>,
+    edge: Arc<Edge>,
+    tls: Option<Arc<ServerTls>>,
+    open: Gauge,
+    stop: Stop,
+}
 
 #[derive(Default)]
 struct Live {
@@ -180,13 +195,18 @@ impl Drop for Alive {
 }
 
 impl Connections {
-    fn start(&self, stream: TcpStream, edge: &Arc<Edge>, open: &Gauge, stop: &Stop) {
-        self.0.count.fetch_add(1, Ordering::SeqCst);
-        let held = (Alive(Arc::clone(&self.0)), open.hold());
-        let (edge, stop) = (Arc::clone(edge), stop.clone());
+    fn start(&self, stream: TcpStream) {
+        if self.live.count.load(Ordering::SeqCst) >= self.edge.config().connections_max {
+            // It is closed at once: a client that hears nothing would wait.
+            self.edge.refused(Refused::Connections);
+            return;
+        }
+        self.live.count.fetch_add(1, Ordering::SeqCst);
+        let held = (Alive(Arc::clone(&self.live)), self.open.hold());
+        let (edge, tls, stop) = (Arc::clone(&self.edge), self.tls.clone(), self.stop.clone());
         task::spawn("gateway.connection", async move {
             let _held = held;
-            connection(stream, edge, stop).await;
+            connection(stream, edge, tls, stop).await;
         });
     }
 
@@ -194,25 +214,43 @@ impl Connections {
     async fn drained(&self, bound: Duration) {
         let all = async {
             loop {
-                let changed = self.0.changed.notified();
-                if self.0.count.load(Ordering::SeqCst) == 0 {
+                let changed = self.live.changed.notified();
+                if self.live.count.load(Ordering::SeqCst) == 0 {
                     return;
                 }
                 changed.await;
             }
         };
         if tokio::time::timeout(bound, all).await.is_err() {
-            let open = self.0.count.load(Ordering::SeqCst);
+            let open = self.live.count.load(Ordering::SeqCst);
             warn!(open, "connections were still open at the end of the drain time");
         }
     }
 }
 
-async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
+async fn connection(stream: TcpStream, edge: Arc<Edge>, tls: Option<Arc<ServerTls>>, stop: Stop) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "connection was lost at once");
         return;
     }
+    let Some(over) = first_sign(&stream, &edge, &stop).await else { return };
+    let Some(tls) = tls else {
+        return converse(stream, edge, stop, over).await;
+    };
+    let handshake = TlsAcceptor::from(tls.current()).accept(stream);
+    match tokio::time::timeout(edge.config().head_timeout.min(HANDSHAKE_TIMEOUT), handshake).await {
+        Ok(Ok(stream)) => converse(stream, edge, stop, over).await,
+        Ok(Err(error)) => {
+            debug!(%error, "TLS handshake failed");
+            edge.refused(Refused::Tls);
+        }
+        Err(_) => edge.refused(Refused::Tls),
+    }
+}
+
+/// Waits for the first byte of a connection: whether the end had begun before it came, `None`
+/// where none came in time.
+async fn first_sign(stream: &TcpStream, edge: &Edge, stop: &Stop) -> Option<bool> {
     let head_timeout = edge.config().head_timeout;
     let mut begun = pin!(stop.begun());
     let mut expiry = pin!(tokio::time::sleep(head_timeout));
@@ -236,13 +274,31 @@ async fn connection(stream: TcpStream, edge: Arc<Edge>, stop: Stop) {
     };
     let over = matches!(first, First::End);
     let late = over && tokio::time::timeout(LAST_REQUEST_TIMEOUT, stream.readable()).await.is_err();
-    if late || matches!(first, First::Expiry) {
-        return;
-    }
+    (!late && !matches!(first, First::Expiry)).then_some(over)
+}
+
+/// Serves the requests of a connection; `over` tells that the end has begun already.
+async fn converse<S>(stream: S, edge: Arc<Edge>, stop: Stop, over: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + std::marker::Send + 'static,
+{
+    let config = *edge.config();
+    let head_timeout = config.head_timeout;
+    let mut begun = pin!(stop.begun());
+    let mut expiry = pin!(tokio::time::sleep(head_timeout));
+    let mut waiting = false;
     let mut builder = auto::Builder::new(Tasks);
     // The head's time limit is ours: hyper's sets a timer for every request.
-    builder.http1().header_read_timeout(None);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1024);
+    builder
+        .http1()
+        .header_read_timeout(None)
+        .max_buf_size(config.head_bytes_max.max(HEAD_BYTES_MIN));
+    let list_max = u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024)
+        .max_header_list_size(list_max);
     let activity = Arc::new(Activity::default());
     let busy = Arc::clone(&activity);
     let service = service_fn(move |request| {

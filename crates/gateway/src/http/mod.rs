@@ -4,6 +4,9 @@ mod edge;
 mod listen;
 mod models;
 mod paths;
+mod tls;
 
+pub(crate) use edge::Refused;
 pub use edge::{Edge, EdgeConfig};
 pub use listen::{ListenError, Listener, Stop, Stopper, bind, serve};
+pub use tls::{ServerTls, TlsFault, TlsFiles};

@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_core::Stream;
 use paceline_core::{Body, Call, Chunks, Endpoint, Origin, Reply, Result, Usage};
-use paceline_dialect::{sse, wire};
+use paceline_dialect::neutral::{Event, FailureClass};
+use paceline_dialect::{codec, sse, wire};
 use paceline_route::{Lease, Outcome};
 use paceline_upstream::limits::Used;
 use smallvec::SmallVec;
@@ -41,6 +42,27 @@ impl Begun {
         }
         held.reverse();
         Ok(Self { held, chunks })
+    }
+
+    /// The kind of error with which the stream begins, where it does.
+    pub(crate) fn failure(&self, endpoint: Endpoint) -> Option<FailureClass> {
+        let mut facts = sse::Facts::default();
+        let last = self.held.first()?;
+        wire::read_events(endpoint, last, &mut facts);
+        if !facts.failed {
+            return None;
+        }
+        let mut events = Vec::new();
+        let mut reader = codec::of(endpoint)?.event_reader();
+        let mut told = self.held.iter().rev();
+        // What cannot be read is an error too.
+        let _ = told.try_for_each(|chunk| reader.push(chunk, &mut events));
+        // Where something was said before, it is too late to begin anew.
+        let said = events.iter().any(|event| matches!(event, Event::PartStart { .. }));
+        events.into_iter().find_map(|event| match event {
+            Event::Error(failure) if !said => Some(failure.class),
+            _ => None,
+        })
     }
 }
 

@@ -161,16 +161,12 @@ impl Send {
         let mut reply = sent.map_err(Failed::of)?;
         reply.deployment = Some(Arc::clone(deployment.target.name()));
         let endpoint = prepared.request.endpoint;
-        let good = reply.status.as_u16() < 400;
-        if good && let Body::Events(chunks) = reply.body {
-            let begun = Begun::wait(chunks, endpoint).await.map_err(Failed::of)?;
-            reply.body = Body::Events(Box::pin(begun));
-        }
-        if good {
-            return match prepared.translation {
-                None => Ok(reply),
-                Some(translation) => translation.reply(reply).map_err(Failed::of),
+        if reply.status.as_u16() < 400 {
+            let reply = match prepared.translation {
+                None => reply,
+                Some(translation) => translation.reply(reply).map_err(Failed::of)?,
             };
+            return once_begun(reply, raw.endpoint, deployment.keyed).await;
         }
         let class = match whole(&reply) {
             Some(body) => classify(endpoint, &reply, body),
@@ -189,6 +185,21 @@ impl Send {
         };
         Err(Failed { result, verdict, wait, limited })
     }
+}
+
+/// The answer, once its stream has begun to say something.
+async fn once_begun(mut reply: Reply, endpoint: Endpoint, keyed: bool) -> Result<Reply, Failed> {
+    let Body::Events(chunks) = reply.body else { return Ok(reply) };
+    let begun = Begun::wait(chunks, endpoint).await.map_err(Failed::of)?;
+    let failure = begun.failure(endpoint);
+    reply.body = Body::Events(Box::pin(begun));
+    let Some(class) = failure else { return Ok(reply) };
+    // Nothing has gone to the caller but an error, which is told where nobody else answers.
+    let status = if endpoint == Endpoint::Messages { 529 } else { 503 };
+    let limited =
+        limit_of(class, status).map(|class| Refusal { class, retry_after: None, dimension: None });
+    let verdict = Verdict::of_class(class, keyed);
+    Err(Failed { result: Ok(reply), verdict, wait: None, limited })
 }
 
 fn too_late(message: String, retry: Retry) -> Error {

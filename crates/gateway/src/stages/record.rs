@@ -251,7 +251,9 @@ impl Streamed {
         }
         let Some(record) = self.record.take() else { return Poll::Ready(None) };
         let Some(Err(error)) = next else {
-            let outcome = record.outcome;
+            // The upstream itself may have told of an error.
+            let failed = record.facts.failed;
+            let outcome = if failed { Outcome::UpstreamError } else { record.outcome };
             record.close(outcome);
             return Poll::Ready(None);
         };

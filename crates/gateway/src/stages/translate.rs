@@ -181,6 +181,9 @@ impl Translation {
                 if let Some(names) = &self.names {
                     names.restore(&mut told);
                 }
+                if told.id.is_empty() {
+                    told.id = fresh_id();
+                }
                 let body = self.caller.write_response(&told, &self.request).to_string();
                 reply.body = Body::Whole(Bytes::from(body));
                 set_kind(&mut reply.headers, "application/json");
@@ -210,6 +213,11 @@ impl Translation {
             Body::Bytes(..) => Err(broken("sent an answer beyond `whole_bytes_max`")),
         }
     }
+}
+
+/// An identifier for an answer whose upstream gives it none.
+fn fresh_id() -> String {
+    format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..))
 }
 
 fn set_kind(headers: &mut HeaderMap, kind: &'static str) {
@@ -252,6 +260,11 @@ impl Told {
         for mut event in self.events.drain(..) {
             if let Some(names) = &self.names {
                 names.restore_event(&mut event);
+            }
+            if let Event::Start { id, .. } = &mut event
+                && id.is_empty()
+            {
+                *id = fresh_id();
             }
             self.writer.write(&event, &mut self.out);
         }

@@ -82,10 +82,14 @@ async fn serve(resolved: &Resolved, listeners: Vec<Listener>) -> anyhow::Result<
     // Who reads that it listens may already send a signal.
     let signals = Signals::catch();
     let mut out = std::io::stdout().lock();
-    writeln!(out, "listening on http://{address}")?;
+    let scheme = if resolved.tls.is_some() { "https" } else { "http" };
+    writeln!(out, "listening on {scheme}://{address}")?;
     out.flush()?;
     drop(out);
     info!(%address, threads = resolved.threads, deployments = resolved.deployments.len(), "ready");
+    if let Some(tls) = &resolved.tls {
+        task::spawn("serve.certificates", watch(Arc::clone(tls), signal(SignalKind::hangup())?));
+    }
     task::spawn("serve.signals", stop_on_signal(signals, stopper.clone()));
     core(own, &gateway, resolved.edge, stopper.stop(), resolved.drain).await?;
     for other in others {
@@ -107,7 +111,8 @@ async fn core(
     drain: Duration,
 ) -> std::io::Result<()> {
     let edge = Edge::new(gateway.pipeline(), Arc::clone(&gateway.registry), edge, stop.clone());
-    http::serve(listener, edge, gateway.connections.clone(), stop, drain).await
+    let tls = gateway.tls.clone();
+    http::serve(listener, edge, tls, gateway.connections.clone(), stop, drain).await
 }
 
 /// Serves a listener on a thread of its own; the receiver gives its end.
@@ -127,6 +132,26 @@ fn core_thread(
         let _ = send.send(result);
     })?;
     Ok(receive)
+}
+
+/// How often the files of the listener's certificate are looked at.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+
+/// Reads the listener's certificate again when its files change, and on SIGHUP.
+async fn watch(tls: Arc<http::ServerTls>, mut hangup: Signal) {
+    loop {
+        let force = tokio::select! {
+            hung_up = hangup.recv() => hung_up.is_some(),
+            () = tokio::time::sleep(CERTIFICATE_CHECK) => false,
+        };
+        let files = Arc::clone(&tls);
+        let read = task::spawn_blocking("serve.certificate", move || files.refresh(force)).await;
+        match read {
+            Ok(Ok(true)) => info!("the listener's certificate was read again"),
+            Ok(Err(error)) => warn!(%error, "the listener keeps its old certificate"),
+            Ok(Ok(false)) | Err(_) => {}
+        }
+    }
 }
 
 /// The signals that end the process.

@@ -11,6 +11,11 @@ use crate::commands::{Failure, Result, load};
 pub(crate) fn run(args: SimArgs) -> Result {
     let mut config = load(args.source.config.as_deref())?.raw.sim;
     let SimArgs { listen, replicas, shape, model, seed, speed, faults, log, .. } = args;
+    let SimArgs { provider, key, script, limits, .. } = args;
+    config.provider = provider.or(config.provider);
+    config.key = key.or(config.key);
+    config.script = script.or(config.script);
+    config.limits.extend(limits);
     config.listen = listen.unwrap_or(config.listen);
     config.replicas = replicas.unwrap_or(config.replicas);
     config.shape = shape.unwrap_or(config.shape);
@@ -26,6 +31,21 @@ pub(crate) fn run(args: SimArgs) -> Result {
 async fn serve(config: paceline_sim::Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    if let Some(vendor) = config.provider {
+        let provider = paceline_sim::Provider::bind(vendor, &config)
+            .await
+            .map_err(|error| Failure::Usage(format!("error: {error}")))?;
+        println!("listening on http://{}", provider.address());
+        std::io::stdout().flush()?;
+        let stopped = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        provider.run(stopped).await;
+        return Ok(());
+    }
     let server = paceline_sim::Server::bind(&config)
         .await
         .map_err(|error| Failure::Usage(format!("error: {error}")))?;

@@ -1,5 +1,6 @@
 //! The configuration: read from a file and the environment, checked, and resolved once.
 
+mod deployments;
 mod diagnostic;
 mod raw;
 mod resolve;

@@ -31,6 +31,8 @@ pub(crate) struct Raw {
     pub(crate) queue: Queue,
     /// Kept replies.
     pub(crate) cache: Cache,
+    /// How long the addresses of hosts are remembered.
+    pub(crate) dns: Dns,
     /// Answers that may be asked for again.
     pub(crate) responses: KeptResponses,
     /// Equal calls under way.
@@ -55,6 +57,14 @@ pub(crate) struct Server {
     /// Time for a request's head to arrive, and for an idle connection to be used again, in
     /// milliseconds. Default: 75000.
     pub(crate) head_timeout_ms: u64,
+    /// Longest head of a request, its line and its headers, in bytes; at least 8192.
+    /// Default: 65536 (64 KiB).
+    pub(crate) head_bytes_max: usize,
+    /// Most connections at a time; further ones are closed at once. Default: 16384.
+    pub(crate) connections_max: usize,
+    /// TLS. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<ServerTls>,
     /// Who gets comments as signs of life while a stream waits for a provider's limits or its
     /// first token: `accepting` (callers whose `Accept` names `text/event-stream`), `all`, or
     /// `nobody`. Once one has gone out, errors come as events. Default: `accepting`.
@@ -73,11 +83,38 @@ impl Default for Server {
             body_bytes_max: 64 << 20,
             body_timeout_ms: 60_000,
             head_timeout_ms: 75_000,
+            head_bytes_max: 64 << 10,
+            connections_max: 16_384,
+            tls: None,
             keep_alive: KeepAlive::Accepting,
             keep_alive_ms: 15_000,
             drain_ms: 30_000,
         }
     }
+}
+
+/// TLS of the listener. The files are read again when they change, and on SIGHUP.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerTls {
+    /// Path of a PEM file with the certificate, and those between it and its authority.
+    /// Needed.
+    #[schemars(with = "String")]
+    pub(crate) certificate: Spanned<String>,
+    /// Path of a PEM file with its private key. Needed.
+    #[schemars(with = "String")]
+    pub(crate) key: Spanned<String>,
+    /// Path of a PEM file with the authorities of clients; clients then show certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_ca: Option<String>,
+    /// Whether a client without a certificate is refused, where `client_ca` is given.
+    /// Default: true.
+    #[serde(default = "yes")]
+    pub(crate) client_required: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Who gets signs of life.
@@ -168,13 +205,33 @@ pub(crate) struct Deployment {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ca_file: Option<Spanned<String>>,
+    /// Path of a PEM file with a certificate that is shown to the server.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_certificate: Option<Spanned<String>>,
+    /// Path of a PEM file with its private key.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) client_key: Option<Spanned<String>>,
+    /// The proxy on the way to it, as `http://USER:PASSWORD@HOST:PORT`, or `none`. Default:
+    /// what `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` of the environment say.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) proxy: Option<Spanned<String>>,
     /// Time limits.
     #[serde(default)]
     pub(crate) timeouts: Timeouts,
-    /// Most idle connections kept, per thread. Default: 256.
-    #[serde(default = "idle_connections_max")]
-    pub(crate) idle_connections_max: usize,
-    /// How long an idle connection is kept, in milliseconds. Default: 30000.
+    /// Connections that are opened at the start and kept open; with HTTP/2 one a thread is.
+    /// Default: 50 for `openai`, 25 for `anthropic`, 10 for other providers with a service of
+    /// their own, 0 for all other servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_connections_min: Option<usize>,
+    /// Most idle connections kept; a burst opens more, and closes them after. Default: 100
+    /// (50 for `anthropic`) for providers with a service of their own, 512 for other servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_connections_max: Option<usize>,
+    /// How long an idle connection is kept, in milliseconds; less where the server says so.
+    /// Default: 30000.
     #[serde(default = "idle_expiry_ms")]
     pub(crate) idle_expiry_ms: u64,
     /// Most calls under way, per thread. Default: 4096.
@@ -200,8 +257,12 @@ impl Deployment {
             kind: Some(kind),
             http2: Http2::Auto,
             ca_file: None,
+            client_certificate: None,
+            client_key: None,
+            proxy: None,
+            idle_connections_min: None,
             timeouts: Timeouts::default(),
-            idle_connections_max: idle_connections_max(),
+            idle_connections_max: None,
             idle_expiry_ms: idle_expiry_ms(),
             calls_max: calls_max(),
             whole_bytes_max: whole_bytes_max(),
@@ -211,10 +272,6 @@ impl Deployment {
 
 fn provider() -> Spanned<String> {
     Spanned::new(0..0, "openai-compatible".to_owned())
-}
-
-const fn idle_connections_max() -> usize {
-    256
 }
 
 const fn idle_expiry_ms() -> u64 {
@@ -378,6 +435,25 @@ pub(crate) struct Hedge {
 impl Default for Hedge {
     fn default() -> Self {
         Self { enabled: false, quantile: 0.95, spend_share_max: 0.02 }
+    }
+}
+
+/// How long the addresses of hosts are remembered. The machine's resolver is asked, which
+/// tells no times of its own.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Dns {
+    /// An answer, in milliseconds. Default: 30000.
+    pub(crate) ttl_ms: u64,
+    /// That a name has no address, in milliseconds. Default: 1000.
+    pub(crate) negative_ttl_ms: u64,
+    /// The last answer while the resolver fails, in milliseconds. Default: 3600000.
+    pub(crate) stale_ms: u64,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { ttl_ms: 30_000, negative_ttl_ms: 1000, stale_ms: 3_600_000 }
     }
 }
 

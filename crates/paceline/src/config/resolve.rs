@@ -3,21 +3,21 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
-use paceline_gateway::http::EdgeConfig;
+use paceline_gateway::http::{EdgeConfig, ServerTls, TlsFault, TlsFiles};
 use paceline_gateway::{
     Chain, HedgeConfig, KeepAlive, KeepAliveConfig, LineConfig, Overflow, RetryConfig, StaticKey,
     StoredConfig,
 };
 use paceline_route::{HealthConfig, Order, QueueConfig};
-use paceline_upstream::{
-    AwsKey, Config as UpstreamConfig, Http2, PROVIDERS, Provider, Secret, Timeouts, Url,
-};
+use paceline_upstream::{Config as UpstreamConfig, DnsConfig, Provider, Trust};
 use toml::Spanned;
 
+use crate::config::deployments::deployments;
 use crate::config::raw::{self, Kind, Raw};
 use crate::config::{Environment, Fault};
 
@@ -27,6 +27,7 @@ pub(crate) struct Resolved {
     pub(crate) listen: SocketAddr,
     pub(crate) threads: usize,
     pub(crate) edge: EdgeConfig,
+    pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) keep_alive: KeepAliveConfig,
     pub(crate) drain: Duration,
     pub(crate) log_level: String,
@@ -42,6 +43,7 @@ pub(crate) struct Resolved {
     /// When a failing deployment is left out.
     pub(crate) health: HealthConfig,
     pub(crate) stored: StoredConfig,
+    pub(crate) dns: DnsConfig,
     pub(crate) memory: MemoryConfig,
     pub(crate) flights: FlightsConfig,
     pub(crate) sim: paceline_sim::Config,
@@ -81,7 +83,7 @@ impl ResolvedDeployment {
 #[derive(Clone)]
 pub(crate) enum Source {
     /// A server.
-    Http(Box<UpstreamConfig>, Vec<Vec<u8>>),
+    Http(Box<UpstreamConfig>, Trust),
     /// The engine in this process.
     Embedded,
 }
@@ -107,43 +109,18 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
     if !(1..=256).contains(&threads) {
         note(Fault::plain("`threads` in [server] must be 1 to 256", "leave it out for one a core"));
     }
-    let mut keys = Vec::new();
-    for key in &raw.keys {
-        match secret(&key.key, environment) {
-            Ok(text) if text.len() >= KEY_LEN_MIN => {
-                keys.push(StaticKey::new(key.tenant.get_ref().as_str(), &text));
-            }
-            Ok(_) => note(Fault::at(
-                key.key.span(),
-                format!(
-                    "the key of `{}` is shorter than {KEY_LEN_MIN} characters",
-                    key.tenant.get_ref()
-                ),
-                "make a longer one, for instance with `openssl rand -hex 24`",
-            )),
-            Err(fault) => note(fault),
-        }
-        if key.tenant.get_ref().is_empty() {
-            note(Fault::at(key.tenant.span(), "`tenant` is empty", "name who holds the key"));
-        }
-    }
-    let (deployments, found) = deployments(&raw.deployments, environment);
+    let (keys, found) = static_keys(&raw.keys, environment);
     found.into_iter().for_each(&mut note);
-    if raw.health.failures_max == 0 {
-        note(Fault::plain(
-            "`failures_max` in [health] must be at least 1",
-            "give how many failures in a row take a deployment out",
-        ));
-    }
+    let (deployments, found) = deployments(&raw.deployments, environment, threads);
+    found.into_iter().for_each(&mut note);
     let (chains, found) = chains(&raw.routes, &deployments);
     faults.extend(found);
-    if raw.retry.attempts_max == 0 {
-        faults.push(Fault::plain(
-            "`attempts_max` in [retry] must be at least 1",
-            "1 sends each call once",
-        ));
-    }
-    faults.extend(shares(raw));
+    faults.extend(bounds(raw));
+    let tls = raw.server.tls.as_ref().map(server_tls).transpose();
+    let tls = tls.unwrap_or_else(|fault| {
+        faults.push(fault);
+        None
+    });
     if !faults.is_empty() {
         return Err(faults);
     }
@@ -155,7 +132,10 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             body_bytes_max: raw.server.body_bytes_max,
             body_timeout: ms(raw.server.body_timeout_ms),
             head_timeout: ms(raw.server.head_timeout_ms),
+            head_bytes_max: raw.server.head_bytes_max,
+            connections_max: raw.server.connections_max.div_ceil(threads),
         },
+        tls,
         keep_alive: keep_alive(&raw.server),
         drain: ms(raw.server.drain_ms),
         log_level: raw.log.level.clone(),
@@ -175,6 +155,11 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         },
         lines: lines(&raw.queue),
         health: health(&raw.health),
+        dns: DnsConfig {
+            ttl: ms(raw.dns.ttl_ms),
+            negative_ttl: ms(raw.dns.negative_ttl_ms),
+            stale: ms(raw.dns.stale_ms),
+        },
         stored: StoredConfig {
             bytes_max: raw.responses.bytes_max,
             entry_bytes_max: raw.responses.entry_bytes_max,
@@ -187,6 +172,20 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
         },
         flights: FlightsConfig { bytes_max: raw.flights.bytes_max },
         sim: raw.sim.clone(),
+    })
+}
+
+fn server_tls(raw: &raw::ServerTls) -> Result<Arc<ServerTls>, Fault> {
+    let files = TlsFiles {
+        certificate: raw.certificate.get_ref().into(),
+        key: raw.key.get_ref().into(),
+        client_ca: raw.client_ca.as_ref().map(Into::into),
+        client_required: raw.client_required,
+    };
+    let is_key = |fault: &TlsFault| fault.path == files.key;
+    ServerTls::load(files.clone()).map_err(|fault| {
+        let span = if is_key(&fault) { raw.key.span() } else { raw.certificate.span() };
+        Fault::at(span, fault.to_string(), "give the paths of PEM files that belong together")
     })
 }
 
@@ -210,8 +209,48 @@ fn health(raw: &raw::Health) -> HealthConfig {
     }
 }
 
-/// Shares that are none.
-fn shares(raw: &Raw) -> Vec<Fault> {
+/// The keys of clients.
+fn static_keys(raw: &[raw::Key], environment: &Environment) -> (Vec<StaticKey>, Vec<Fault>) {
+    let mut faults = Vec::new();
+    let mut note = |fault: Fault| faults.push(fault);
+    let mut keys = Vec::new();
+    for key in raw {
+        match secret(&key.key, environment) {
+            Ok(text) if text.len() >= KEY_LEN_MIN => {
+                keys.push(StaticKey::new(key.tenant.get_ref().as_str(), &text));
+            }
+            Ok(_) => note(Fault::at(
+                key.key.span(),
+                format!(
+                    "the key of `{}` is shorter than {KEY_LEN_MIN} characters",
+                    key.tenant.get_ref()
+                ),
+                "make a longer one, for instance with `openssl rand -hex 24`",
+            )),
+            Err(fault) => note(fault),
+        }
+        if key.tenant.get_ref().is_empty() {
+            note(Fault::at(key.tenant.span(), "`tenant` is empty", "name who holds the key"));
+        }
+    }
+    (keys, faults)
+}
+
+/// Numbers that are out of their bounds.
+fn bounds(raw: &Raw) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if raw.health.failures_max == 0 {
+        faults.push(Fault::plain(
+            "`failures_max` in [health] must be at least 1",
+            "give how many failures in a row take a deployment out",
+        ));
+    }
+    if raw.retry.attempts_max == 0 {
+        faults.push(Fault::plain(
+            "`attempts_max` in [retry] must be at least 1",
+            "1 sends each call once",
+        ));
+    }
     let (health, hedge) = (&raw.health, &raw.hedge);
     let shares = [
         ("`failed_share_max` in [health]", health.failed_share_max, health.failed_share_max > 0.0),
@@ -220,12 +259,11 @@ fn shares(raw: &Raw) -> Vec<Fault> {
         ("`spend_share_max` in [hedge]", hedge.spend_share_max, true),
     ];
     let wrong = shares.iter().filter(|(_, share, fits)| !fits || !(0.0..=1.0).contains(share));
-    wrong
-        .map(|(name, share, _)| {
-            let help = "give a share between 0 and 1, such as 0.5";
-            Fault::plain(format!("{name} cannot be {share}"), help)
-        })
-        .collect()
+    faults.extend(wrong.map(|(name, share, _)| {
+        let help = "give a share between 0 and 1, such as 0.5";
+        Fault::plain(format!("{name} cannot be {share}"), help)
+    }));
+    faults
 }
 
 /// Shorter keys can be guessed.
@@ -233,140 +271,6 @@ const KEY_LEN_MIN: usize = 16;
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn deployment(
-    raw: &raw::Deployment,
-    environment: &Environment,
-) -> Result<Vec<ResolvedDeployment>, Vec<Fault>> {
-    let mut faults = Vec::new();
-    let name = raw.name.get_ref();
-    if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic()) {
-        let help = "1 to 64 printable ASCII characters without spaces";
-        faults.push(Fault::at(raw.name.span(), "`name` is no valid name", help));
-    }
-    let provider = provider(&raw.provider, name);
-    let url = provider.as_ref().map_err(Clone::clone).and_then(|p| url(raw, p, environment));
-    let keys = keys(raw, environment);
-    let ca = raw.ca_file.as_ref().map(certificates).transpose();
-    if raw.models.as_ref().is_some_and(Vec::is_empty) {
-        faults.push(Fault::at(
-            raw.name.span(),
-            format!("`models` of `{name}` is empty, so it would serve nothing"),
-            "name its models, or leave the field out to serve any",
-        ));
-    }
-    let timeouts = &raw.timeouts;
-    let ms = Duration::from_millis;
-    let aws = raw.aws.as_ref().map(|aws| self::aws(aws, environment)).transpose();
-    match (provider, url, keys, ca, aws) {
-        (Ok(provider), Ok(url), Ok(keys), Ok(ca), Ok(aws)) if faults.is_empty() => {
-            let config = UpstreamConfig {
-                provider,
-                aws,
-                http2: match raw.http2 {
-                    raw::Http2::Auto => Http2::Auto,
-                    raw::Http2::Never => Http2::Never,
-                    raw::Http2::Always => Http2::Always,
-                },
-                timeouts: Timeouts {
-                    connect: ms(timeouts.connect_ms),
-                    first_byte: ms(timeouts.first_byte_ms),
-                    idle: ms(timeouts.idle_ms),
-                    total: ms(timeouts.total_ms),
-                    slot: ms(timeouts.slot_ms),
-                },
-                idle_connections_max: raw.idle_connections_max,
-                idle_expiry: ms(raw.idle_expiry_ms),
-                calls_max: raw.calls_max,
-                whole_bytes_max: raw.whole_bytes_max,
-                ..UpstreamConfig::new(name.as_str(), url)
-            };
-            let kind = if provider.engine { Kind::Engine } else { Kind::Provider };
-            let ca = ca.unwrap_or_default();
-            let resolved = |(name, api_key): (String, Option<Secret>)| {
-                let config =
-                    UpstreamConfig { name: name.as_str().into(), api_key, ..config.clone() };
-                ResolvedDeployment {
-                    name,
-                    kind: raw.kind.unwrap_or(kind),
-                    provider,
-                    models: raw.models.clone(),
-                    rename: raw.rename.clone().into_iter().collect(),
-                    source: Source::Http(Box::new(config), ca.clone()),
-                }
-            };
-            Ok(keys.into_iter().map(resolved).collect())
-        }
-        (provider, url, keys, ca, aws) => {
-            // A URL that is missing for want of a provider is no fault of its own.
-            let url = if provider.is_err() { None } else { url.err() };
-            faults.extend([provider.err(), url, ca.err(), aws.err()].into_iter().flatten());
-            faults.extend(keys.err().unwrap_or_default());
-            Err(faults)
-        }
-    }
-}
-
-/// The deployments with their names and keys; an embedded engine where there are none.
-fn deployments(
-    raw: &[raw::Deployment],
-    environment: &Environment,
-) -> (Vec<ResolvedDeployment>, Vec<Fault>) {
-    let (mut deployments, mut faults) = (Vec::<ResolvedDeployment>::new(), Vec::new());
-    for deployment in raw {
-        match self::deployment(deployment, environment) {
-            Ok(resolved) => {
-                for resolved in resolved {
-                    if deployments.iter().any(|known| known.name == resolved.name) {
-                        let message = format!("two deployments are named `{}`", resolved.name);
-                        let help = "give each a name of its own";
-                        faults.push(Fault::at(deployment.name.span(), message, help));
-                    } else {
-                        deployments.push(resolved);
-                    }
-                }
-            }
-            Err(found) => faults.extend(found),
-        }
-    }
-    if deployments.is_empty() {
-        deployments.push(ResolvedDeployment::engine("simulated".to_owned(), Source::Embedded));
-    }
-    (deployments, faults)
-}
-
-/// The names and keys of a deployment: one, or one for each of its keys.
-fn keys(
-    raw: &raw::Deployment,
-    environment: &Environment,
-) -> Result<Vec<(String, Option<Secret>)>, Vec<Fault>> {
-    let name = raw.name.get_ref();
-    let read = |key: &Spanned<String>| {
-        let text = secret(key, environment)?;
-        Secret::new(&text).ok_or_else(|| {
-            let message = format!("a key of `{name}` has characters that no header may carry");
-            Fault::at(key.span(), message, "look for a line break at its end")
-        })
-    };
-    match (&raw.api_key, &raw.api_keys[..]) {
-        (Some(key), []) => Ok(vec![(name.clone(), Some(read(key).map_err(|fault| vec![fault])?))]),
-        (None, []) => Ok(vec![(name.clone(), None)]),
-        (None, keys) => {
-            let (mut read_keys, mut faults) = (Vec::new(), Vec::new());
-            for (at, key) in (1..).zip(keys) {
-                match read(key) {
-                    Ok(key) => read_keys.push((format!("{name}/{at}"), Some(key))),
-                    Err(fault) => faults.push(fault),
-                }
-            }
-            if faults.is_empty() { Ok(read_keys) } else { Err(faults) }
-        }
-        (Some(key), _) => {
-            let message = format!("`{name}` has both `api_key` and `api_keys`");
-            Err(vec![Fault::at(key.span(), message, "move it to `api_keys`")])
-        }
-    }
 }
 
 fn lines(raw: &raw::Queue) -> LineConfig {
@@ -430,77 +334,12 @@ fn chains(
     (chains, faults)
 }
 
-fn aws(raw: &raw::Aws, environment: &Environment) -> Result<AwsKey, Fault> {
-    let read = |text: &Spanned<String>| secret(text, environment);
-    Ok(AwsKey {
-        region: read(&raw.region)?,
-        access_key_id: read(&raw.access_key_id)?,
-        secret_access_key: read(&raw.secret_access_key)?,
-        session_token: raw.session_token.as_ref().map(read).transpose()?,
-    })
-}
-
-/// The provider that a deployment names.
-fn provider(named: &Spanned<String>, deployment: &str) -> Result<&'static Provider, Fault> {
-    Provider::find(named.get_ref()).ok_or_else(|| {
-        let message = format!("`provider` of `{deployment}` is unknown: {}", named.get_ref());
-        let names: Vec<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();
-        Fault::at(named.span(), message, format!("one of {}", names.join(", ")))
-    })
-}
-
-/// The base URL of a deployment: its own, or its provider's.
-fn url(
-    raw: &raw::Deployment,
-    provider: &Provider,
-    environment: &Environment,
-) -> Result<Url, Fault> {
-    let name = raw.name.get_ref();
-    let (text, span) = match (&raw.url, provider.url, &raw.aws) {
-        (Some(url), ..) => (expand(url, environment)?, url.span()),
-        (None, Some(url), _) => (url.to_owned(), raw.name.span()),
-        (None, None, Some(aws)) => {
-            let region = expand(&aws.region, environment)?;
-            (format!("https://bedrock-runtime.{region}.amazonaws.com"), aws.region.span())
-        }
-        (None, None, None) => {
-            let message =
-                format!("`{name}` has no `url`, and `{}` has no usual one", provider.name);
-            return Err(Fault::at(raw.name.span(), message, "add url = \"https://…\""));
-        }
-    };
-    text.parse::<Url>().map_err(|error| {
-        Fault::at(
-            span,
-            format!("`url` of `{name}` is no base URL: {error}"),
-            "as in https://api.openai.com/v1",
-        )
-    })
-}
-
-fn certificates(path: &Spanned<String>) -> Result<Vec<Vec<u8>>, Fault> {
-    let fail = |what: String| {
-        Fault::at(
-            path.span(),
-            format!("`ca_file`: {what}"),
-            "give the path of a PEM file with certificates",
-        )
-    };
-    let pem = std::fs::read(path.get_ref())
-        .map_err(|error| fail(format!("cannot read {}: {error}", path.get_ref())))?;
-    let found = paceline_upstream::certificates(&pem);
-    if found.is_empty() {
-        return Err(fail(format!("{} holds no certificate", path.get_ref())));
-    }
-    Ok(found)
-}
-
-fn secret(text: &Spanned<String>, environment: &Environment) -> Result<String, Fault> {
+pub(super) fn secret(text: &Spanned<String>, environment: &Environment) -> Result<String, Fault> {
     expand(text, environment).map(|text| text.trim().to_owned())
 }
 
 /// Replaces each `${NAME}` by the environment variable.
-fn expand(text: &Spanned<String>, environment: &Environment) -> Result<String, Fault> {
+pub(super) fn expand(text: &Spanned<String>, environment: &Environment) -> Result<String, Fault> {
     let mut rest = text.get_ref().as_str();
     let mut out = String::new();
     while let Some((before, after)) = rest.split_once("${") {

@@ -74,3 +74,31 @@ fn secrets_stay_out_of_faults() {
     let shown = faults("[[keys]]\ntenant = \"t\"\nkey = \"${K}\"", &[("K", "hunter2")]);
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+#[test]
+fn proxies_come_from_the_environment_or_the_file() {
+    let check = |url: &str, more: &str, environment: &[(&str, &str)], expected: Option<&str>| {
+        let text = format!("[[deployments]]\nname = \"a\"\nurl = \"{url}\"\n{more}");
+        let text = Text { path: None, text };
+        let environment = Environment::of(environment);
+        let raw = parse(&text, &environment).unwrap_or_else(|_| panic!("it parses"));
+        let resolved = resolve(&raw, &environment).unwrap_or_else(|_| panic!("it resolves"));
+        let Source::Http(config, _) = &resolved.deployments[0].source else { panic!("a server") };
+        let found = config.proxy.as_ref().map(|proxy| format!("{proxy:?}"));
+        assert_eq!(found.as_deref(), expected, "{url} {more}");
+    };
+    let both = [("HTTPS_PROXY", "http://s:1"), ("http_proxy", "p:2"), ("NO_PROXY", ".inside")];
+    check("https://x.example", "", &both, Some("http://s:1"));
+    check("http://x.example", "", &both, Some("http://p:2"));
+    check("https://x.inside", "", &both, None);
+    check("http://127.0.0.1:9", "", &both, None);
+    check("https://x.example", "", &[("ALL_PROXY", "http://a:3")], Some("http://a:3"));
+    check("https://x.example", "proxy = \"none\"", &both, None);
+    check("https://x.inside", "proxy = \"http://o:4\"", &both, Some("http://o:4"));
+    check("https://x.example", "", &[], None);
+    let wrong = faults(
+        "[[deployments]]\nname = \"a\"\nurl = \"https://x\"\nproxy = \"socks5://u:geheim@p\"",
+        &[],
+    );
+    assert!(wrong.contains("paceline.toml:4:9") && wrong.contains("http://"), "{wrong}");
+}

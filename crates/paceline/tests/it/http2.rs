@@ -186,7 +186,7 @@ fn an_upstream_that_speaks_http1_only_is_told_apart() {
 
 /// nginx with TLS before a scripted upstream: HTTP/2 on its first port, HTTP/1.1 on the
 /// second one.
-fn tls(upstream: &Script, certificates: &Certificates) -> Nginx {
+pub(crate) fn tls(upstream: &Script, certificates: &Certificates) -> Nginx {
     let read = |path: std::path::PathBuf| std::fs::read(path).unwrap();
     let text = format!(
         "server {{

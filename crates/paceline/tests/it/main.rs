@@ -4,6 +4,7 @@
 
 mod answers;
 mod balance;
+mod bedrock;
 mod bytes;
 mod cache;
 mod cli;
@@ -15,6 +16,9 @@ mod flights;
 mod http2;
 mod keep_alive;
 mod limits;
+mod listener;
+mod network;
+mod providers;
 mod replay;
 mod requests;
 mod resilience;

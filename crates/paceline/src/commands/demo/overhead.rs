@@ -12,7 +12,7 @@ use paceline_core::Clock;
 use paceline_gateway::http::{self, Edge, Stopper};
 use paceline_load::trace::{Agent, Kind, Run, Session, Trace, TraceCall};
 use paceline_load::{Config as ReplayConfig, Meta, Replay, client};
-use paceline_upstream::Config as UpstreamConfig;
+use paceline_upstream::{Config as UpstreamConfig, Trust};
 use serde::Serialize;
 use tokio::sync::{Notify, oneshot};
 
@@ -180,7 +180,7 @@ impl Server {
 
     fn gateway(settings: &Resolved, engine: SocketAddr) -> anyhow::Result<Self> {
         let url = format!("http://{engine}").parse().context("an address makes a URL")?;
-        let source = Source::Http(Box::new(UpstreamConfig::new("engine", url)), Vec::new());
+        let source = Source::Http(Box::new(UpstreamConfig::new("engine", url)), Trust::default());
         let deployment = ResolvedDeployment::engine("engine".to_owned(), source);
         let resolved =
             Resolved { deployments: vec![deployment], keys: Vec::new(), ..settings.clone() };
@@ -196,7 +196,7 @@ impl Server {
                 let registry = Arc::clone(&gateway.registry);
                 let edge = Edge::new(gateway.pipeline(), registry, resolved.edge, stop.clone());
                 let drain = Duration::from_secs(2);
-                http::serve(listener, edge, gateway.connections.clone(), stop, drain).await?;
+                http::serve(listener, edge, None, gateway.connections.clone(), stop, drain).await?;
                 Ok(())
             })
         })?;

@@ -1,0 +1,157 @@
+//! Reading the blocks of messages.
+
+use serde_json::Value;
+
+use crate::members::Members;
+use crate::neutral::{CacheMark, CacheTtl, Fault, Part, Seal, Source, Vendor};
+
+type Extra = Vec<(String, Value)>;
+
+/// Reads the blocks of a message's `content`.
+pub(super) fn parts(message: &mut Members, extra: &mut Extra) -> Result<Vec<Part>, Fault> {
+    blocks(message, "content", extra)
+}
+
+/// Reads a list of blocks. A `cachePoint` marks the block before it.
+pub(super) fn blocks(
+    members: &mut Members,
+    name: &str,
+    extra: &mut Extra,
+) -> Result<Vec<Part>, Fault> {
+    let mut parts = Vec::new();
+    for (path, value) in members.list(name)?.unwrap_or_default() {
+        let mut block = Members::of(value, path)?;
+        if let Some(point) = block.object("cachePoint")? {
+            let mark = mark(point)?;
+            match parts.last_mut().and_then(cache_of) {
+                Some(cache) => *cache = Some(mark),
+                None => return Err(block.fault("cachePoint", "must follow a block")),
+            }
+            continue;
+        }
+        parts.push(part(&mut block, extra)?);
+        block.rest(extra);
+    }
+    Ok(parts)
+}
+
+/// A cache point as a mark.
+pub(super) fn mark(mut point: Members) -> Result<CacheMark, Fault> {
+    point.text("type")?;
+    let ttl = match point.text("ttl")?.as_deref() {
+        Some("1h") => CacheTtl::Hour,
+        None | Some("5m") => CacheTtl::Usual,
+        Some(_) => return Err(point.fault("ttl", "must be 5m or 1h")),
+    };
+    Ok(CacheMark { ttl })
+}
+
+fn cache_of(part: &mut Part) -> Option<&mut Option<CacheMark>> {
+    match part {
+        Part::Text { cache, .. }
+        | Part::Image { cache, .. }
+        | Part::File { cache, .. }
+        | Part::ToolCall { cache, .. }
+        | Part::ToolResult { cache, .. } => Some(cache),
+        _ => None,
+    }
+}
+
+fn part(block: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
+    if let Some(text) = block.text("text")? {
+        return Ok(Part::Text { text, cache: None });
+    }
+    if let Some(mut image) = block.object("image")? {
+        let format = image.required_text("format")?;
+        let source = source(&mut image, format!("image/{format}"))?;
+        return Ok(Part::Image { source, detail: None, cache: None });
+    }
+    if let Some(mut document) = block.object("document")? {
+        let format = document.required_text("format")?;
+        let name = document.text("name")?;
+        let source = source(&mut document, media_type(&format).to_owned())?;
+        document.rest(extra);
+        return Ok(Part::File { source, name, cache: None });
+    }
+    if let Some(mut call) = block.object("toolUse")? {
+        let input = call.take("input").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        return Ok(Part::ToolCall {
+            id: call.required_text("toolUseId")?,
+            name: call.required_text("name")?,
+            arguments: input.to_string(),
+            seal: None,
+            cache: None,
+        });
+    }
+    if let Some(mut result) = block.object("toolResult")? {
+        return tool_result(&mut result, extra);
+    }
+    if let Some(mut thought) = block.object("reasoningContent")? {
+        let seal = |data| Seal { vendor: Vendor::Anthropic, data, item: None };
+        if let Some(hidden) = thought.text("redactedContent")? {
+            return Ok(Part::Hidden { seal: seal(hidden) });
+        }
+        let Some(mut text) = thought.object("reasoningText")? else {
+            return Err(thought.fault("reasoningText", "is missing"));
+        };
+        let signature = text.text("signature")?.filter(|signature| !signature.is_empty());
+        let text = text.text("text")?.unwrap_or_default();
+        return Ok(Part::Thinking { text, seal: signature.map(seal) });
+    }
+    let known = "text, image, document, toolUse, toolResult, reasoningContent or cachePoint";
+    Err(Fault::new(block.path("").trim_end_matches('.'), format!("must be one of {known}")))
+}
+
+fn tool_result(result: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
+    let id = result.required_text("toolUseId")?;
+    let error = match result.text("status")?.as_deref() {
+        None | Some("success") => false,
+        Some("error") => true,
+        Some(_) => return Err(result.fault("status", "must be success or error")),
+    };
+    let mut content = Vec::new();
+    for (path, value) in result.list("content")?.unwrap_or_default() {
+        let mut block = Members::of(value, path)?;
+        content.push(match block.take("json") {
+            Some(json) => Part::Text { text: json.to_string(), cache: None },
+            None => part(&mut block, extra)?,
+        });
+    }
+    Ok(Part::ToolResult { id, name: String::new(), content, error, cache: None })
+}
+
+fn source(block: &mut Members, media_type: String) -> Result<Source, Fault> {
+    let Some(mut source) = block.object("source")? else {
+        return Err(block.fault("source", "is missing"));
+    };
+    if let Some(data) = source.text("bytes")? {
+        return Ok(Source::Base64 { media_type, data });
+    }
+    if let Some(text) = source.text("text")? {
+        return Ok(Source::Text { text });
+    }
+    match source.object("s3Location")? {
+        Some(mut place) => {
+            let url = place.required_text("uri")?;
+            Ok(Source::Url { url, media_type: Some(media_type) })
+        }
+        None => Err(source.fault("bytes", "is missing")),
+    }
+}
+
+/// The formats of documents, and their types.
+pub(super) const DOCUMENTS: [(&str, &str); 9] = [
+    ("pdf", "application/pdf"),
+    ("csv", "text/csv"),
+    ("doc", "application/msword"),
+    ("docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+    ("xls", "application/vnd.ms-excel"),
+    ("xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
+    ("html", "text/html"),
+    ("txt", "text/plain"),
+    ("md", "text/markdown"),
+];
+
+fn media_type(format: &str) -> &str {
+    DOCUMENTS.iter().find(|(known, _)| *known == format).map_or(format, |(_, kind)| kind)
+}
