@@ -12,12 +12,15 @@ use paceline_dialect::sse::Splitter;
 use paceline_telemetry::metrics::GaugeHold;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::coding::Decoder;
 use crate::exchange::Frames;
 use crate::metrics::Metrics;
 
 /// The frames of a reply, watched by its time limits.
 pub(crate) struct Timed {
     pub(crate) frames: Frames,
+    /// Unpacks what comes, where the upstream packs it although nobody asks for that.
+    pub(crate) decoder: Option<Box<Decoder>>,
     pub(crate) clock: Clock,
     /// One timer for both limits; it is moved only when it fires.
     pub(crate) sleep: Sleep,
@@ -35,6 +38,38 @@ pub(crate) struct Timed {
 
 impl Timed {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        if self.decoder.is_some() { self.poll_unpacked(cx) } else { self.poll_frames(cx) }
+    }
+
+    /// The next piece of what the upstream has packed.
+    fn poll_unpacked(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        let mut ended = false;
+        loop {
+            let Some(decoder) = &mut self.decoder else { return Poll::Ready(None) };
+            match decoder.next() {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                Ok(None) if ended => return Poll::Ready(None),
+                Ok(None) => {}
+                Err(error) => {
+                    self.metrics.broken.inc();
+                    let what = format!("sent an answer that cannot be unpacked: {error}");
+                    return Poll::Ready(Some(Err(broken(&self.name, &what).with_source(error))));
+                }
+            }
+            let next = std::task::ready!(self.poll_frames(cx));
+            let Some(decoder) = &mut self.decoder else { return Poll::Ready(next) };
+            match next {
+                Some(Ok(bytes)) => decoder.push(bytes),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    decoder.end();
+                    ended = true;
+                }
+            }
+        }
+    }
+
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         match self.frames.poll_next(cx) {
             Poll::Ready(Some(Ok(bytes))) => {
                 self.heard = true;

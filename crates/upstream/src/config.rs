@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::http::HeaderValue;
 
+use crate::coding::Coding;
 use crate::provider::{Auth, Provider};
 use crate::proxy::Proxy;
 use crate::sigv4::AwsKey;
@@ -28,6 +29,9 @@ pub struct Config {
     pub http2: Http2,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// How bodies of requests are packed from [`CODED_BYTES_MIN`](crate::coding::CODED_BYTES_MIN)
+    /// on; the server must take that. Default: not at all.
+    pub compress_requests: Option<Coding>,
     /// The proxy on the way to it. Default: none.
     pub proxy: Option<Proxy>,
     /// HTTP/1.1 connections, per core, that are opened at the start and kept open. With
@@ -56,6 +60,7 @@ impl Config {
             aws: None,
             http2: Http2::Auto,
             timeouts: Timeouts::default(),
+            compress_requests: None,
             proxy: None,
             idle_connections_min: 0,
             idle_connections_max: 256,

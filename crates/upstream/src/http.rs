@@ -28,11 +28,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Upstream;
 use crate::body::{Events, Passed, Timed, broken};
+use crate::coding::{Coding, Decoder};
 use crate::config::{Config, Http2};
 use crate::connect;
 use crate::dns::Dns;
 use crate::exchange::{self, Failure, Frames};
 use crate::metrics::Metrics;
+use crate::pack::packed;
 use crate::pool::{Connection, Pool};
 use crate::provider::CREDENTIALS;
 use crate::sigv4::{AwsKey, Signed};
@@ -169,6 +171,7 @@ impl Http {
                 let (parts, frames) = response.into_parts();
                 let timed = Timed {
                     frames,
+                    decoder: None,
                     clock: self.clock.clone(),
                     sleep,
                     idle: self.config.timeouts.idle,
@@ -397,10 +400,19 @@ impl Http {
         mut parts: ::http::response::Parts,
         mut timed: Timed,
     ) -> Result<Reply> {
-        let plain = match parts.headers.get(CONTENT_ENCODING) {
-            None => true,
-            Some(encoding) => encoding == "identity",
-        };
+        let coded = parts.headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity");
+        let mut plain = coded.is_none();
+        // Nobody asked for it, and the caller may not take it. What nobody here can unpack is
+        // passed on as it is.
+        if let Some(coding) = coded.and_then(|coding| Coding::named(coding.as_bytes())) {
+            let decoder = Decoder::new(coding).map_err(|error| {
+                broken(&self.config.name, "sent what cannot be unpacked").with_source(error)
+            })?;
+            timed.decoder = Some(Box::new(decoder));
+            parts.headers.remove(CONTENT_ENCODING);
+            parts.headers.remove(CONTENT_LENGTH);
+            plain = true;
+        }
         let events = plain && is_event_stream(&parts.headers);
         let length = parts
             .headers
@@ -464,7 +476,13 @@ impl Upstream for Http {
         request: &'a RawRequest,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Reply>> {
-        Box::pin(self.exchange(request, deadline))
+        let Some(coding) = self.config.compress_requests else {
+            return Box::pin(self.exchange(request, deadline));
+        };
+        Box::pin(async move {
+            let packed = packed(request, coding).await?;
+            self.exchange(packed.as_ref().unwrap_or(request), deadline).await
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! that are already there and saves a wake-up for each (`docs/design/request-path.md`).
 
 mod body;
+pub mod coding;
 mod config;
 mod connect;
 mod dns;
@@ -12,6 +13,7 @@ mod exchange;
 mod http;
 pub mod limits;
 mod metrics;
+mod pack;
 mod pool;
 mod provider;
 mod proxy;

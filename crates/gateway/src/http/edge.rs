@@ -16,11 +16,13 @@ use http_body::Body as _;
 use hyper::body::Incoming as HyperBody;
 use paceline_core::{Dialect, Endpoint, Error, ErrorKind, Name, Origin, Result, Retry, RunId};
 use paceline_telemetry::metrics::{self, Registry};
+use paceline_upstream::coding::Coding;
 
 use crate::http::listen::Stop;
 use crate::http::models;
 use crate::http::paths::{self, Asked};
 use crate::pipeline::{Incoming, Pipeline};
+use crate::stages::coded::{Compress, compress};
 use crate::stages::record::{Answer, AnswerBody, error_answer};
 
 /// Limits of the HTTP edge.
@@ -37,6 +39,8 @@ pub struct EdgeConfig {
     pub head_bytes_max: usize,
     /// Most connections of one core at a time. Default: 16384.
     pub connections_max: usize,
+    /// Which answers are packed, for clients that take that. Default: none.
+    pub compress: Compress,
 }
 
 impl Default for EdgeConfig {
@@ -47,6 +51,7 @@ impl Default for EdgeConfig {
             head_timeout: Duration::from_secs(75),
             head_bytes_max: 64 << 10,
             connections_max: 16_384,
+            compress: Compress::Never,
         }
     }
 }
@@ -118,6 +123,11 @@ impl Edge {
         request: Request<HyperBody>,
     ) -> Result<Response<AnswerBody>, Infallible> {
         let http1 = request.version() < Version::HTTP_2;
+        let which = self.config.compress;
+        let wanted = match which {
+            Compress::Never => None,
+            Compress::Whole | Compress::Always => Coding::accepted(request.headers()),
+        };
         let (run, path) = split_run(request.uri().path());
         let asked = paths::asked(path);
         let dialect = paths::dialect(asked, path, request.headers());
@@ -136,7 +146,10 @@ impl Edge {
             }
             (_, Err(error)) => Err(error),
         };
-        let answer = result.unwrap_or_else(|error| error_answer(&error, dialect));
+        let mut answer = result.unwrap_or_else(|error| error_answer(&error, dialect));
+        if which != Compress::Never {
+            answer = compress(answer, which, wanted).await;
+        }
         let Answer { status, mut headers, body } = answer;
         let unread =
             status == StatusCode::PAYLOAD_TOO_LARGE || status == StatusCode::REQUEST_TIMEOUT;

@@ -4,6 +4,7 @@
 pub(crate) mod admit;
 mod answer;
 mod attempt;
+pub(crate) mod coded;
 mod continued;
 mod digest;
 pub(crate) mod hedge;

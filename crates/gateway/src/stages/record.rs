@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use crate::metrics::{Metrics, Outcome, UpstreamMetrics};
 use crate::pipeline::Shared;
+use crate::stages::coded::Coded;
 use crate::stages::keep_alive::{Next, Waiting};
 use crate::status;
 
@@ -52,6 +53,7 @@ enum Inner {
     Whole(Option<Bytes>),
     Stream(Box<Streamed>),
     Waiting(Box<Waiting>),
+    Coded(Box<Coded>),
 }
 
 struct Streamed {
@@ -280,6 +282,11 @@ impl AnswerBody {
         Self(Inner::Waiting(Box::new(waiting)))
     }
 
+    /// A stream that is packed on its way out.
+    pub(crate) fn coded(coded: Coded) -> Self {
+        Self(Inner::Coded(Box::new(coded)))
+    }
+
     /// The bytes of a whole body.
     ///
     /// # Errors
@@ -295,6 +302,7 @@ impl AnswerBody {
         let waiting = match &mut self.0 {
             Inner::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
             Inner::Stream(stream) => return stream.poll_chunk(cx),
+            Inner::Coded(coded) => return coded.poll(cx),
             Inner::Waiting(waiting) => waiting,
         };
         match ready!(waiting.poll(cx)) {
@@ -313,6 +321,7 @@ impl std::fmt::Debug for AnswerBody {
             Inner::Whole(bytes) => write!(f, "Whole({:?})", bytes.as_ref().map(Bytes::len)),
             Inner::Stream(_) => f.write_str("Stream"),
             Inner::Waiting(_) => f.write_str("Waiting"),
+            Inner::Coded(_) => f.write_str("Coded"),
         }
     }
 }
@@ -341,6 +350,7 @@ impl http_body::Body for AnswerBody {
             Inner::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Inner::Stream(stream) => stream.record.is_none(),
             Inner::Waiting(_) => false,
+            Inner::Coded(coded) => coded.ended(),
         }
     }
 
@@ -352,7 +362,7 @@ impl http_body::Body for AnswerBody {
             Inner::Stream(stream) => {
                 stream.length.map_or_else(SizeHint::default, SizeHint::with_exact)
             }
-            Inner::Waiting(_) => SizeHint::default(),
+            Inner::Waiting(_) | Inner::Coded(_) => SizeHint::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use paceline_upstream::coding::Coding;
 use paceline_upstream::{
     AwsKey, Config as UpstreamConfig, Http2, Identity, NoProxy, PROVIDERS, Provider, Proxy, Secret,
     Timeouts, Trust, Url,
@@ -85,6 +86,10 @@ fn deployment(
                     total: ms(timeouts.total_ms),
                     slot: ms(timeouts.slot_ms),
                 },
+                compress_requests: raw.compress_requests.map(|coding| match coding {
+                    raw::Coding::Zstd => Coding::Zstd,
+                    raw::Coding::Gzip => Coding::Gzip,
+                }),
                 proxy,
                 idle_connections_min: per_thread(raw.idle_connections_min, provider.idle.0),
                 idle_connections_max: per_thread(raw.idle_connections_max, provider.idle.1),

@@ -62,6 +62,10 @@ pub(crate) struct Server {
     pub(crate) head_bytes_max: usize,
     /// Most connections at a time; further ones are closed at once. Default: 16384.
     pub(crate) connections_max: usize,
+    /// Which answers from 1 KiB on are packed (zstd, br, gzip) for clients whose
+    /// `Accept-Encoding` takes that: `never`, `whole` (those that are no streams) or `always`
+    /// (streams too, which costs memory and time for each of them). Default: `never`.
+    pub(crate) compress_responses: Compress,
     /// TLS. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tls: Option<ServerTls>,
@@ -85,6 +89,7 @@ impl Default for Server {
             head_timeout_ms: 75_000,
             head_bytes_max: 64 << 10,
             connections_max: 16_384,
+            compress_responses: Compress::Never,
             tls: None,
             keep_alive: KeepAlive::Accepting,
             keep_alive_ms: 15_000,
@@ -115,6 +120,18 @@ pub(crate) struct ServerTls {
 
 fn yes() -> bool {
     true
+}
+
+/// Which answers are packed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compress {
+    /// None.
+    Never,
+    /// Those that are no streams.
+    Whole,
+    /// Streams too.
+    Always,
 }
 
 /// Who gets signs of life.
@@ -218,6 +235,10 @@ pub(crate) struct Deployment {
     #[schemars(with = "Option<String>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) proxy: Option<Spanned<String>>,
+    /// Packs the bodies of requests from 1 KiB on, as `zstd` or `gzip`, for a server that takes
+    /// that (most do not). Default: no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) compress_requests: Option<Coding>,
     /// Time limits.
     #[serde(default)]
     pub(crate) timeouts: Timeouts,
@@ -260,6 +281,7 @@ impl Deployment {
             client_certificate: None,
             client_key: None,
             proxy: None,
+            compress_requests: None,
             idle_connections_min: None,
             timeouts: Timeouts::default(),
             idle_connections_max: None,
@@ -314,6 +336,16 @@ pub(crate) enum Kind {
     /// A provider's service.
     #[default]
     Provider,
+}
+
+/// How bodies of requests are packed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Coding {
+    /// Zstandard.
+    Zstd,
+    /// gzip.
+    Gzip,
 }
 
 /// Which HTTP version to speak.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use paceline_cache::{FlightsConfig, MemoryConfig};
-use paceline_gateway::http::{EdgeConfig, ServerTls, TlsFault, TlsFiles};
+use paceline_gateway::http::{Compress, EdgeConfig, ServerTls, TlsFault, TlsFiles};
 use paceline_gateway::{
     Chain, HedgeConfig, KeepAlive, KeepAliveConfig, LineConfig, Overflow, RetryConfig, StaticKey,
     StoredConfig,
@@ -134,6 +134,11 @@ pub(crate) fn resolve(raw: &Raw, environment: &Environment) -> Result<Resolved, 
             head_timeout: ms(raw.server.head_timeout_ms),
             head_bytes_max: raw.server.head_bytes_max,
             connections_max: raw.server.connections_max.div_ceil(threads),
+            compress: match raw.server.compress_responses {
+                raw::Compress::Never => Compress::Never,
+                raw::Compress::Whole => Compress::Whole,
+                raw::Compress::Always => Compress::Always,
+            },
         },
         tls,
         keep_alive: keep_alive(&raw.server),

@@ -8,6 +8,7 @@ mod bedrock;
 mod bytes;
 mod cache;
 mod cli;
+mod compression;
 mod continued;
 mod dialects;
 mod disconnects;
