@@ -35,6 +35,9 @@ impl Default for DnsConfig {
     }
 }
 
+/// How long the resolver may take where the last answer can serve.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Looks up hosts; shared by all cores.
 #[derive(Debug)]
 pub struct Dns {
@@ -72,14 +75,36 @@ impl Dns {
         if let Some(known) = self.known(host) {
             return known;
         }
-        let found = tokio::net::lookup_host((host, 0)).await.and_then(|found| {
-            let addresses: Arc<[IpAddr]> = found.map(|address| address.ip()).collect();
-            if addresses.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-            }
-            Ok(addresses)
-        });
+        self.ask(host, resolve(host)).await
+    }
+
+    /// Waits for the resolver; not for long where the last answer can serve, since a resolver
+    /// that is down mostly says nothing, and the time for a connection would be over before.
+    async fn ask(
+        &self,
+        host: &str,
+        resolving: impl Future<Output = io::Result<Arc<[IpAddr]>>>,
+    ) -> io::Result<Arc<[IpAddr]>> {
+        let found = if self.last_serves(host) {
+            let until = self.clock.now().after(PATIENCE);
+            let late = || Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+            self.clock.timeout_at(until, resolving).await.unwrap_or_else(late)
+        } else {
+            resolving.await
+        };
         self.answered(host, found)
+    }
+
+    /// Whether the last answer can serve. If so it does for all others who ask meanwhile.
+    fn last_serves(&self, host: &str) -> bool {
+        let now = self.clock.now();
+        let mut known = self.known.lock();
+        let last = known.get_mut(host).filter(|entry| self.is_good(entry, now));
+        last.map(|entry| entry.until = now.after(PATIENCE)).is_some()
+    }
+
+    fn is_good(&self, entry: &Entry, now: Instant) -> bool {
+        entry.given.is_some_and(|given| now.since(given) < self.config.stale)
     }
 
     /// What is known of a host, where that is good still.
@@ -109,8 +134,7 @@ impl Dns {
             }
             Err(error) => {
                 entry.until = now.after(self.config.negative_ttl);
-                let is_good = |given: Instant| now.since(given) < self.config.stale;
-                if entry.given.is_some_and(is_good) {
+                if self.is_good(entry, now) {
                     if entry.failure.is_none() {
                         warn!(host, %error, "the resolver fails; the last addresses serve");
                     }
@@ -123,6 +147,16 @@ impl Dns {
             }
         }
     }
+}
+
+/// Asks the machine's resolver.
+async fn resolve(host: &str) -> io::Result<Arc<[IpAddr]>> {
+    let found = tokio::net::lookup_host((host, 0)).await?;
+    let addresses: Arc<[IpAddr]> = found.map(|address| address.ip()).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addresses)
 }
 
 #[cfg(test)]
@@ -157,6 +191,34 @@ mod tests {
             assert!(known("a").unwrap().is_err(), "and that is remembered too");
             clock.sleep(Duration::from_secs(2)).await;
             assert!(known("a").is_none());
+        });
+        assert!(run.is_ok());
+    }
+
+    #[test]
+    fn the_last_answer_serves_where_the_resolver_is_silent() {
+        let run = paceline_core::clock::run_virtual(|clock| async move {
+            let dns = Dns::new(DnsConfig::default(), clock.clone());
+            assert_eq!(dns.answered("a", Ok(Arc::from([A]))).unwrap()[0], A);
+            clock.sleep(Duration::from_secs(31)).await;
+            assert!(dns.known("a").is_none(), "its time is over");
+            let began = clock.now();
+            let mut asking = std::pin::pin!(dns.ask("a", std::future::pending()));
+            let pending = futures_util::future::poll_immediate(asking.as_mut()).await.is_none();
+            assert!(pending);
+            // Others do not wait for the same question, nor ask it again.
+            assert_eq!(dns.known("a").unwrap().unwrap()[0], A);
+            assert_eq!(asking.await.unwrap()[0], A);
+            assert_eq!(clock.now().since(began), PATIENCE);
+            // The next one asks again.
+            clock.sleep(Duration::from_secs(2)).await;
+            assert!(dns.known("a").is_none());
+            assert_eq!(dns.ask("a", async { Ok(Arc::from([B])) }).await.unwrap()[0], B);
+            assert_eq!(dns.known("a").unwrap().unwrap()[0], B);
+            // Without a last answer there is nothing but to wait.
+            let mut asking = std::pin::pin!(dns.ask("b", std::future::pending()));
+            let until = clock.now().after(Duration::from_secs(60));
+            assert!(clock.timeout_at(until, asking.as_mut()).await.is_none());
         });
         assert!(run.is_ok());
     }
