@@ -148,9 +148,11 @@ pub(crate) async fn tunnel(tcp: &mut TcpStream, proxy: &Proxy, url: &Url) -> io:
         }
         answer.push(tcp.read_u8().await?);
     }
-    let status = answer.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let status = answer.trim_ascii_end().split(|byte| byte.is_ascii_whitespace()).nth(1);
+    let status = status.unwrap_or_default();
     match status {
-        b"200" => Ok(()),
+        // Any of them means it (RFC 9110, 9.3.6).
+        [b'2', _, _] => Ok(()),
         b"407" => Err(io::Error::other("the proxy wants a user and a password")),
         status => {
             let status = String::from_utf8_lossy(status);
@@ -225,5 +227,34 @@ mod tests {
         check("fd00::/8", "http://[fd00::7]:1", true);
         check("10.0.0.1", "http://10.0.0.1:1", true);
         check("[fd00::7]:1", "http://[fd00::7]:1", true);
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_is_there_when_the_proxy_says_so() {
+        let check = async |answer: Vec<u8>, expected: Result<(), &str>| {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut proxy, _) = listener.accept().await.unwrap();
+            proxy.write_all(&answer).await.unwrap();
+            proxy.shutdown().await.unwrap();
+            let url: Url = "https://api.example.com".parse().unwrap();
+            let found = tunnel(&mut tcp, &"p".parse().unwrap(), &url).await;
+            match (found, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{error}"),
+                (found, expected) => panic!("{found:?} instead of {expected:?}"),
+            }
+            let mut rest = Vec::new();
+            tcp.read_to_end(&mut rest).await.unwrap();
+            assert!(expected.is_err() || rest == b"first", "{rest:?}");
+        };
+        check(b"HTTP/1.1 200 Fine\r\nVia: x\r\n\r\nfirst".to_vec(), Ok(())).await;
+        check(b"HTTP/1.0 201\r\n\r\nfirst".to_vec(), Ok(())).await;
+        check(b"HTTP/1.1 407 Who\r\n\r\n".to_vec(), Err("a user and a password")).await;
+        check(b"HTTP/1.1 302 No\r\n\r\n".to_vec(), Err("status 302")).await;
+        check(b"\r\n\r\n".to_vec(), Err("refuses a tunnel")).await;
+        check(b"HTTP/1.1 200 Fi".to_vec(), Err("")).await;
+        let endless = [b"HTTP/1.1 200 Fine\r\n", &b"X: y\r\n".repeat(2000)[..]].concat();
+        check(endless, Err("does not end")).await;
     }
 }
