@@ -10,6 +10,7 @@ use ::http::header::{
 };
 use ::http::{HeaderValue, Request, StatusCode, Uri, Version};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::client::conn::http2;
@@ -30,7 +31,7 @@ use crate::Upstream;
 use crate::body::{Events, Passed, Timed, broken};
 use crate::coding::{Coding, Decoder};
 use crate::config::{Config, Http2};
-use crate::connect;
+use crate::connect::{self, Io};
 use crate::dns::Dns;
 use crate::exchange::{self, Failure, Frames};
 use crate::metrics::Metrics;
@@ -40,6 +41,8 @@ use crate::provider::CREDENTIALS;
 use crate::sigv4::{AwsKey, Signed};
 
 type Http2Sender = http2::SendRequest<Full<Bytes>>;
+
+type Http2Driver = http2::Connection<TokioIo<Io>, Full<Bytes>, Tasks>;
 
 /// An upstream behind HTTP, as one core sees it: it has connections of its own.
 pub struct Http {
@@ -91,6 +94,12 @@ impl Http2Line {
 
 /// Most HTTP/2 connections of one core: further calls wait for a stream.
 const HTTP2_LINES_MAX: usize = 16;
+
+/// The number of streams of a server that has told none yet; none can tell it.
+const STREAMS_UNTOLD: usize = usize::MAX - 1;
+
+/// How often a new HTTP/2 connection is asked whether its server has told them.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// How often it is seen to that the least number of connections is open.
 const WARM_EVERY: Duration = Duration::from_secs(5);
@@ -276,8 +285,10 @@ impl Http {
         io.open = Some(self.metrics.open.hold());
         let broken = |error| self.unreachable("broke the handshake").with_source(error);
         if chose_http2 || self.config.http2 == Http2::Always {
-            let (sender, mut driver) =
-                http2::Builder::new(Tasks).handshake(TokioIo::new(io)).await.map_err(broken)?;
+            let mut builder = http2::Builder::new(Tasks);
+            builder.initial_max_send_streams(STREAMS_UNTOLD);
+            let (sender, mut driver) = builder.handshake(TokioIo::new(io)).await.map_err(broken)?;
+            self.settings(&mut driver, until).await?;
             let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
             let seen = Arc::clone(&streams_max);
             task::spawn("upstream.http2", async move {
@@ -295,6 +306,29 @@ impl Http {
             return Ok(Line::Http2(line));
         }
         Ok(Line::Http1(Connection::open(io).await.map_err(broken)?))
+    }
+
+    /// Waits until the server has told how many streams it allows, which it does first of all
+    /// (RFC 9113, 3.4): the calls of a burst would else all go to the connection that is there,
+    /// and those beyond its bound wait there for a stream.
+    async fn settings(&self, driver: &mut Http2Driver, until: Instant) -> Result<()> {
+        loop {
+            // The frames are read by a task of hyper's, which tells nobody.
+            if driver.current_max_send_streams() != STREAMS_UNTOLD {
+                return Ok(());
+            }
+            if let Some(ended) = poll_immediate(&mut *driver).await {
+                let error = self.unreachable("does not speak HTTP/2");
+                return Err(match ended {
+                    Ok(()) => error,
+                    Err(why) => error.with_source(why),
+                });
+            }
+            if self.clock.now() >= until {
+                return Err(self.unreachable("did not begin to speak HTTP/2 in time"));
+            }
+            self.clock.sleep(LOOK_EVERY).await;
+        }
     }
 
     /// An HTTP/2 connection with a stream to spare; the least busy one where there may be no

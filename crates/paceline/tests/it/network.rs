@@ -3,13 +3,16 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use testkit::http;
 use testkit::tls::Certificates;
 use testkit::{Gate, Nginx, Reply, Script};
 
 use crate::http2::tls;
-use crate::support::{Gateway, answer, chat, deployment, eventually, two_threads};
+use crate::support::{
+    Gateway, answer, assert_error, chat, deployment, eventually, piece, refusing_url, two_threads,
+};
 
 fn upstream() -> Script {
     Script::new().otherwise(Reply::json(200, &answer("there"))).start()
@@ -149,7 +152,8 @@ fn an_idle_connection_is_left_before_the_server_closes_it() {
 fn further_http2_connections_are_opened_when_streams_run_out() {
     let gate = Gate::new();
     let reply = Reply::new().wait_for(&gate).then(Reply::json(200, &answer("there")));
-    let upstream = Script::new().otherwise(reply).start();
+    let first = Reply::json(200, &answer("there"));
+    let upstream = Script::new().reply(first).otherwise(reply).start();
     let certificates = Certificates::new();
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
     let text = format!(
@@ -170,23 +174,81 @@ fn further_http2_connections_are_opened_when_streams_run_out() {
     let url = format!("https://127.0.0.1:{}", nginx.ports()[0]);
     let more = format!("ca_file = \"{}\"\n", certificates.authority().display());
     let gateway = Gateway::configured(&url, &more);
-    // The server tells its bound with the first answer.
+    assert_eq!(gateway.call(&[], chat("a", "")).status, 200);
     std::thread::scope(|scope| {
-        let calls: Vec<_> = (0..12)
-            .map(|at| {
-                let gateway = &gateway;
-                if at == 4 {
-                    // The first ones have shown it.
-                    upstream.wait_for_requests(2);
-                }
-                scope.spawn(move || gateway.call(&[], chat("a", "")).status)
-            })
-            .collect();
-        upstream.wait_for_requests(10);
+        let call = || scope.spawn(|| gateway.call(&[], chat("a", "")).status);
+        let calls: Vec<_> = (0..12).map(|_| call()).collect();
+        // No call waits for the stream of another.
+        upstream.wait_for_requests(13);
         gate.open();
         assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
     });
     let opened = r#"paceline_upstream_connections_total{upstream="up",source="opened"}"#;
-    assert!(gateway.metric(opened) >= 4.0, "{}", gateway.metric(opened));
+    assert!(gateway.metric(opened) >= 6.0, "{}", gateway.metric(opened));
     assert_eq!(http::get(&gateway.at("/health")).status, 200);
+}
+
+#[test]
+fn a_burst_opens_more_connections_and_closes_them_after() {
+    let gate = Gate::new();
+    let reply = Reply::new().wait_for(&gate).then(Reply::json(200, &answer("there")));
+    let upstream = Script::new().otherwise(reply).start();
+    let more = "idle_connections_max = 4\nidle_expiry_ms = 1500";
+    let gateway = Gateway::configured(upstream.url(), more);
+    let metric = |name: &str| {
+        gateway.metric(&format!("paceline_upstream_connections_{name}{{upstream=\"up\"}}"))
+    };
+    std::thread::scope(|scope| {
+        let call = || scope.spawn(|| gateway.call(&[], chat("a", "")).status);
+        let calls: Vec<_> = (0..20).map(|_| call()).collect();
+        upstream.wait_for_requests(20);
+        assert_eq!((metric("open"), metric("idle")), (20.0, 0.0));
+        gate.open();
+        assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
+    });
+    // Four of all threads together stay for the next calls, and these go when none come.
+    eventually("the others are closed", || metric("open") <= 4.0);
+    assert_eq!(gateway.call(&[], chat("a", "")).status, 200);
+    eventually("nothing is kept that is not used", || metric("open") == 0.0);
+}
+
+#[test]
+fn a_server_that_does_not_finish_the_handshake_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let gateway = Gateway::configured(&url, "timeouts = { connect_ms = 200 }");
+    let response = gateway.call(&[], chat("a", ""));
+    assert_error(&response, 502, "upstream_unreachable");
+    assert!(response.text().contains("in time"), "{}", response.text());
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn an_answer_that_goes_on_for_ever_is_ended() {
+    let event = format!("data: {}\n\n", piece("word"));
+    let framed = format!("{:x}\r\n{event}\r\n", event.len());
+    let reply = Reply::stream().for_ever(framed, Duration::from_millis(20));
+    let upstream = Script::new().otherwise(reply).start();
+    let more = "timeouts = { total_ms = 400, idle_ms = 300 }";
+    let gateway = Gateway::configured(upstream.url(), more);
+    let response = gateway.call(&[], chat("a", ",\"stream\":true"));
+    let last = response.events().pop().unwrap();
+    assert!(response.events().len() > 3, "it was heard until then");
+    assert!(last.contains("upstream_timeout") && last.contains("took too long"), "{last}");
+    upstream.wait_for_left(1);
+    gateway.wait_until_idle();
+}
+
+#[test]
+fn a_proxy_that_cannot_be_reached_is_the_failure_of_the_call() {
+    let upstream = upstream();
+    let proxy = refusing_url();
+    let serve = two_threads().config(&deployment("up", "http://engine.invalid", ""));
+    let serve = serve.env("HTTP_PROXY", &proxy).env("http_proxy", &proxy);
+    let gateway = Gateway::start(serve);
+    assert_error(&gateway.call(&[], chat("a", "")), 502, "upstream_unreachable");
+    // What is named in NO_PROXY, and this machine, is reached all the same.
+    let serve = two_threads().config(&deployment("up", upstream.url(), ""));
+    let gateway = Gateway::start(serve.env("HTTP_PROXY", &proxy).env("http_proxy", &proxy));
+    assert_eq!(gateway.call(&[], chat("a", "")).status, 200);
 }
