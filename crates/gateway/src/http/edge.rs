@@ -148,7 +148,8 @@ impl Edge {
         };
         let mut answer = result.unwrap_or_else(|error| error_answer(&error, dialect));
         if which != Compress::Never {
-            answer = compress(answer, which, wanted).await;
+            // Boxed, so that answers that are not packed carry no room for it.
+            answer = Box::pin(compress(answer, which, wanted)).await;
         }
         let Answer { status, mut headers, body } = answer;
         let unread =
