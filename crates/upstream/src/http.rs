@@ -1,7 +1,7 @@
 //! An upstream behind HTTP: takes a connection, sends the bytes, reads the reply.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use ::http::header::{
@@ -10,11 +10,8 @@ use ::http::header::{
 };
 use ::http::{HeaderValue, Request, StatusCode, Uri, Version};
 use bytes::{Bytes, BytesMut};
-use futures_util::future::poll_immediate;
 use http_body_util::Full;
 use hyper::Response;
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
 use paceline_core::{
     Body, BoxFuture, CacheStatus, Clock, Deadline, Endpoint, Error, ErrorKind, Instant, Origin,
     RawRequest, Reply, Result, Retry,
@@ -31,78 +28,36 @@ use crate::Upstream;
 use crate::body::{Events, Passed, Timed, broken};
 use crate::coding::{Coding, Decoder};
 use crate::config::{Config, Http2};
-use crate::connect::{self, Io};
 use crate::dns::Dns;
 use crate::exchange::{self, Failure, Frames};
+use crate::lines::{Http2Line, Line, warm};
 use crate::metrics::Metrics;
 use crate::pack::packed;
-use crate::pool::{Connection, Pool};
+use crate::pool::Pool;
 use crate::provider::CREDENTIALS;
 use crate::sigv4::{AwsKey, Signed};
 
-type Http2Sender = http2::SendRequest<Full<Bytes>>;
-
-type Http2Driver = http2::Connection<TokioIo<Io>, Full<Bytes>, Tasks>;
-
 /// An upstream behind HTTP, as one core sees it: it has connections of its own.
 pub struct Http {
-    config: Config,
+    pub(crate) config: Config,
     host: HeaderValue,
     /// What stands before `/v1` in its paths.
     prefix: String,
-    tls: Option<Arc<ClientConfig>>,
-    clock: Clock,
-    pool: Arc<Pool>,
-    http2: Mutex<Vec<Http2Line>>,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) clock: Clock,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) http2: Mutex<Vec<Http2Line>>,
     /// The server has chosen HTTP/2 before, so that one connection serves all calls.
-    speaks_http2: AtomicBool,
+    pub(crate) speaks_http2: AtomicBool,
     /// Lets one call at a time open an HTTP/2 connection that the others then share.
-    http2_gate: Semaphore,
-    dns: Arc<Dns>,
-    slots: Arc<Semaphore>,
-    metrics: Metrics,
+    pub(crate) http2_gate: Semaphore,
+    pub(crate) dns: Arc<Dns>,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) metrics: Metrics,
 }
 
 /// What a call holds while its exchange lasts.
 type Held = (OwnedSemaphorePermit, GaugeHold);
-
-enum Line {
-    Http1(Box<Connection>),
-    Http2(Http2Line),
-}
-
-/// An HTTP/2 connection, which calls share.
-#[derive(Clone)]
-struct Http2Line {
-    sender: Http2Sender,
-    /// Each stream under way holds a copy.
-    streams: Arc<()>,
-    /// How many the server allows, as the connection's task saw it last.
-    streams_max: Arc<AtomicUsize>,
-}
-
-impl Http2Line {
-    /// Streams under way.
-    fn busy(&self) -> usize {
-        Arc::strong_count(&self.streams) - 1
-    }
-
-    fn has_room(&self) -> bool {
-        self.busy() < self.streams_max.load(Ordering::Relaxed)
-    }
-}
-
-/// Most HTTP/2 connections of one core: further calls wait for a stream.
-const HTTP2_LINES_MAX: usize = 16;
-
-/// The number of streams of a server that has told none yet; none can tell it.
-const STREAMS_UNTOLD: usize = usize::MAX - 1;
-
-/// How often a new HTTP/2 connection is asked whether its server has told them.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
-
-/// How often it is seen to that the least number of connections is open.
-const WARM_EVERY: Duration = Duration::from_secs(5);
 
 impl Http {
     /// Makes the upstream for the runtime of the calling core. An `https` URL needs `tls`.
@@ -142,22 +97,6 @@ impl Http {
             task::spawn("upstream.warm", warm(Arc::downgrade(&this)));
         }
         this
-    }
-
-    /// Opens connections until the least number is there, or one cannot be opened.
-    async fn warm_up(&self) {
-        loop {
-            let under_way = self.config.calls_max - self.slots.available_permits();
-            let lines = self.http2.lock().len();
-            if lines > 0 || self.pool.len() + under_way >= self.config.idle_connections_min {
-                return;
-            }
-            match self.open_line().await {
-                Ok(Line::Http1(connection)) => self.pool.put(connection),
-                // What is the matter shows in the calls.
-                Ok(Line::Http2(_)) | Err(_) => return,
-            }
-        }
     }
 
     async fn exchange(&self, raw: &RawRequest, deadline: Deadline) -> Result<Reply> {
@@ -242,107 +181,6 @@ impl Http {
                     return Err(broken(&self.config.name, what).with_source(error));
                 }
             }
-        }
-    }
-
-    /// A connection: the shared HTTP/2 one, an idle one, or a new one.
-    async fn line(&self, fresh: bool) -> Result<Line> {
-        if !fresh {
-            if let Some(line) = self.shared_http2() {
-                self.metrics.reused.inc();
-                return Ok(Line::Http2(line));
-            }
-            if let Some(connection) = self.pool.take() {
-                self.metrics.reused.inc();
-                return Ok(Line::Http1(connection));
-            }
-        }
-        let _turn = if self.speaks_http2.load(Ordering::Relaxed) {
-            let turn = self.http2_gate.acquire().await.ok();
-            if let Some(line) = self.shared_http2() {
-                self.metrics.reused.inc();
-                return Ok(Line::Http2(line));
-            }
-            turn
-        } else {
-            None
-        };
-        self.open_line().await
-    }
-
-    /// A new connection.
-    async fn open_line(&self) -> Result<Line> {
-        let until = self.clock.now().after(self.config.timeouts.connect);
-        let opening = connect::open(&self.config, self.tls.as_ref(), &self.dns);
-        let (mut io, chose_http2) = match self.clock.timeout_at(until, opening).await {
-            Some(Ok(opened)) => opened,
-            Some(Err(error)) => {
-                return Err(self.unreachable(&not_opened(&error)).with_source(error));
-            }
-            None => return Err(self.unreachable("did not accept a connection in time")),
-        };
-        self.metrics.opened.inc();
-        io.open = Some(self.metrics.open.hold());
-        let broken = |error| self.unreachable("broke the handshake").with_source(error);
-        if chose_http2 || self.config.http2 == Http2::Always {
-            let mut builder = http2::Builder::new(Tasks);
-            builder.initial_max_send_streams(STREAMS_UNTOLD);
-            let (sender, mut driver) = builder.handshake(TokioIo::new(io)).await.map_err(broken)?;
-            self.settings(&mut driver, until).await?;
-            let streams_max = Arc::new(AtomicUsize::new(driver.current_max_send_streams()));
-            let seen = Arc::clone(&streams_max);
-            task::spawn("upstream.http2", async move {
-                // Its end shows in the calls that use it.
-                let _ = std::future::poll_fn(|cx| {
-                    let ended = std::pin::Pin::new(&mut driver).poll(cx);
-                    seen.store(driver.current_max_send_streams(), Ordering::Relaxed);
-                    ended
-                })
-                .await;
-            });
-            self.speaks_http2.store(true, Ordering::Relaxed);
-            let line = Http2Line { sender, streams: Arc::default(), streams_max };
-            self.http2.lock().push(line.clone());
-            return Ok(Line::Http2(line));
-        }
-        Ok(Line::Http1(Connection::open(io).await.map_err(broken)?))
-    }
-
-    /// Waits until the server has told how many streams it allows, which it does first of all
-    /// (RFC 9113, 3.4): the calls of a burst would else all go to the connection that is there,
-    /// and those beyond its bound wait there for a stream.
-    async fn settings(&self, driver: &mut Http2Driver, until: Instant) -> Result<()> {
-        loop {
-            // The frames are read by a task of hyper's, which tells nobody.
-            if driver.current_max_send_streams() != STREAMS_UNTOLD {
-                return Ok(());
-            }
-            if let Some(ended) = poll_immediate(&mut *driver).await {
-                let error = self.unreachable("does not speak HTTP/2");
-                return Err(match ended {
-                    Ok(()) => error,
-                    Err(why) => error.with_source(why),
-                });
-            }
-            if self.clock.now() >= until {
-                return Err(self.unreachable("did not begin to speak HTTP/2 in time"));
-            }
-            self.clock.sleep(LOOK_EVERY).await;
-        }
-    }
-
-    /// An HTTP/2 connection with a stream to spare; the least busy one where there may be no
-    /// further one.
-    fn shared_http2(&self) -> Option<Http2Line> {
-        if !self.speaks_http2.load(Ordering::Relaxed) {
-            return None;
-        }
-        let mut lines = self.http2.lock();
-        lines.retain(|line| !line.sender.is_closed() && line.sender.is_ready());
-        match lines.iter().find(|line| line.has_room()) {
-            None if lines.len() < HTTP2_LINES_MAX => None,
-            None => lines.iter().min_by_key(|line| line.busy()).cloned(),
-            found => found.cloned(),
         }
     }
 
@@ -478,12 +316,6 @@ impl Http {
         })
     }
 
-    fn unreachable(&self, what: &str) -> Error {
-        self.metrics.refused.inc();
-        let message = format!("the upstream `{}` at {} {what}", self.config.name, self.config.url);
-        Error::new(ErrorKind::UpstreamConnect, Origin::Upstream, Retry::OtherTarget, message)
-    }
-
     fn full(&self) -> Error {
         let message = format!(
             "the upstream `{}` already has {} calls under way; raise `calls_max` or add deployments",
@@ -520,34 +352,6 @@ impl Upstream for Http {
     }
 }
 
-/// Where hyper's HTTP/2 connections start their tasks.
-#[derive(Clone)]
-struct Tasks;
-
-impl<F> hyper::rt::Executor<F> for Tasks
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        task::spawn("upstream.http2_stream", future);
-    }
-}
-
-/// Why no connection came about, as far as the caller can do something about it.
-fn not_opened(error: &std::io::Error) -> String {
-    let tls = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
-    match tls {
-        None if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            "refused the connection".to_owned()
-        }
-        None => format!("cannot be connected to: {error}"),
-        Some(rustls::Error::InvalidCertificate(why)) => format!(
-            "shows a certificate that is not trusted ({why}); `ca_file` names further authorities"
-        ),
-        Some(error) => format!("failed the TLS handshake: {error}"),
-    }
-}
-
 fn join(prefix: &str, path: &[u8]) -> Bytes {
     let mut joined = BytesMut::with_capacity(prefix.len() + path.len());
     joined.extend_from_slice(prefix.as_bytes());
@@ -568,17 +372,6 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     const KIND: &[u8] = b"text/event-stream";
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..KIND.len()));
     kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
-}
-
-/// Keeps the least number of connections open.
-async fn warm(http: Weak<Http>) {
-    loop {
-        let Some(this) = http.upgrade() else { return };
-        this.warm_up().await;
-        let clock = this.clock.clone();
-        drop(this);
-        clock.sleep(WARM_EVERY).await;
-    }
 }
 
 /// Takes out what concerns the connection to the upstream and not the caller. Gives how long

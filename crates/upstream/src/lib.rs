@@ -12,6 +12,7 @@ mod dns;
 mod exchange;
 mod http;
 pub mod limits;
+mod lines;
 mod metrics;
 mod pack;
 mod pool;
