@@ -35,12 +35,23 @@ pub(crate) struct Http2Line {
     pub(crate) streams: Arc<()>,
     /// How many the server allows, as the connection's task saw it last.
     streams_max: Arc<AtomicUsize>,
+    /// Since when it was seen without a stream; of use in the list of the upstream only.
+    idle_since: Option<Instant>,
 }
 
 impl Http2Line {
     /// Streams under way.
     fn busy(&self) -> usize {
         Arc::strong_count(&self.streams) - 1
+    }
+
+    /// Whether it has had no stream for so long, as far as anybody looked.
+    fn is_idle(&mut self, now: Instant, expiry: Duration) -> bool {
+        if self.busy() > 0 {
+            self.idle_since = None;
+            return false;
+        }
+        now.since(*self.idle_since.get_or_insert(now)) >= expiry
     }
 
     fn has_room(&self) -> bool {
@@ -117,7 +128,7 @@ impl Http {
                 .await;
             });
             self.speaks_http2.store(true, Ordering::Relaxed);
-            let line = Http2Line { sender, streams: Arc::default(), streams_max };
+            let line = Http2Line { sender, streams: Arc::default(), streams_max, idle_since: None };
             self.http2.lock().push(line.clone());
             return Ok(Line::Http2(line));
         }
@@ -154,7 +165,7 @@ impl Http {
             return None;
         }
         let mut lines = self.http2.lock();
-        lines.retain(|line| !line.sender.is_closed() && line.sender.is_ready());
+        self.let_go(&mut lines);
         match lines.iter().find(|line| line.has_room()) {
             None if lines.len() < HTTP2_LINES_MAX => None,
             None => lines.iter().min_by_key(|line| line.busy()).cloned(),
@@ -162,11 +173,26 @@ impl Http {
         }
     }
 
+    /// Drops the connections that have ended, and those that a burst left without use. The
+    /// first one with room is taken, so that the last ones are left.
+    fn let_go(&self, lines: &mut Vec<Http2Line>) {
+        lines.retain(|line| !line.sender.is_closed() && line.sender.is_ready());
+        if lines.len() > 1 {
+            let (now, expiry) = (self.clock.now(), self.config.idle_expiry);
+            let mut first = true;
+            lines.retain_mut(|line| std::mem::take(&mut first) || !line.is_idle(now, expiry));
+        }
+    }
+
     /// Opens connections until the least number is there, or one cannot be opened.
     async fn warm_up(&self) {
         loop {
             let under_way = self.config.calls_max - self.slots.available_permits();
-            let lines = self.http2.lock().len();
+            let lines = {
+                let mut lines = self.http2.lock();
+                self.let_go(&mut lines);
+                lines.len()
+            };
             if lines > 0 || self.pool.len() + under_way >= self.config.idle_connections_min {
                 return;
             }
