@@ -41,8 +41,11 @@ pub(super) fn write(response: &Response) -> Value {
     body
 }
 
+/// Where Claude tells which stop text came.
+pub(super) const SEQUENCE: &str = "/stop_sequence";
+
 /// Which stop text came, from `additionalModelResponseFields`: Claude tells it where it is
-/// asked for `/stop_sequence`.
+/// asked for [`SEQUENCE`].
 pub(super) fn stop_sequence(more: &Value) -> Option<String> {
     more["stop_sequence"].as_str().map(str::to_owned)
 }

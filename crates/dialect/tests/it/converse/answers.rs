@@ -1,7 +1,7 @@
 //! What Bedrock answers, whole.
 
 use http::HeaderMap;
-use paceline_dialect::neutral::{FailureClass, Response, Stop};
+use paceline_dialect::neutral::{FailureClass, Part, Response, Stop};
 use paceline_dialect::{Codec, Converse};
 use serde_json::{Value, json};
 
@@ -23,6 +23,18 @@ fn the_stop_text_is_told() {
     assert_eq!(again.unwrap().stop_sequence.as_deref(), Some("END"));
     assert_eq!(read(text.clone(), json!({"stop_sequence": null})).stop_sequence, None);
     assert_eq!(read(text, Value::Null).stop_sequence, None);
+}
+
+#[test]
+fn cited_text_is_text() {
+    let told = read(
+        json!([{"citationsContent": {
+            "content": [{"text": "High "}, {"text": "at noon."}],
+            "citations": [{"title": "Tides", "location": {"documentPage": {"documentIndex": 0}}}],
+        }}]),
+        Value::Null,
+    );
+    assert_eq!(told.parts, [Part::Text { text: "High at noon.".to_owned(), cache: None }]);
 }
 
 #[test]
