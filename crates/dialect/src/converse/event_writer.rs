@@ -41,8 +41,10 @@ impl EventWriter for Writer {
                 emit("contentBlockStop", &json!({"contentBlockIndex": index}), out);
             }
             Event::Usage(usage) => self.usage = *usage,
-            Event::Stop { stop, .. } => {
-                emit("messageStop", &json!({"stopReason": response::reason(*stop)}), out);
+            Event::Stop { stop, sequence } => {
+                let mut told = json!({"stopReason": response::reason(*stop)});
+                response::tell_sequence(&mut told, sequence.as_deref());
+                emit("messageStop", &told, out);
             }
             Event::End => {
                 let usage = response::write_usage(self.usage);
@@ -52,7 +54,7 @@ impl EventWriter for Writer {
             Event::Error(failed) => {
                 let (_, name) = failure::kind(failed);
                 let payload = json!({"message": failed.message}).to_string();
-                frame::write(Frame { kind: "exception", name, payload: payload.as_bytes() }, out);
+                write("exception", name, &payload, out);
                 self.over = true;
             }
         }
@@ -102,6 +104,9 @@ fn delta(index: usize, delta: &Value, out: &mut Vec<u8>) {
 }
 
 fn emit(name: &str, payload: &Value, out: &mut Vec<u8>) {
-    let payload = payload.to_string();
-    frame::write(Frame { kind: "event", name, payload: payload.as_bytes() }, out);
+    write("event", name, &payload.to_string(), out);
+}
+
+fn write(kind: &str, name: &str, payload: &str, out: &mut Vec<u8>) {
+    frame::write(Frame { kind, name, payload: payload.as_bytes(), ..Frame::default() }, out);
 }

@@ -23,18 +23,13 @@ impl EventReader for Reader {
         self.frames.push(bytes, |frame| state.frame(frame, out))
     }
 
-    fn finish(&mut self, out: &mut Vec<Event>) -> Result<(), Broken> {
-        let state = &mut self.state;
-        if state.over {
+    fn finish(&mut self, _out: &mut Vec<Event>) -> Result<(), Broken> {
+        // What it used comes behind the reason of the end: a stream without is cut.
+        if self.state.over {
             return Ok(());
         }
-        // What it used comes behind the reason of the end, and may be missing.
-        if !state.stopped || self.frames.is_cut() {
-            return Err(Broken("was cut before its last event".to_owned()));
-        }
-        state.over = true;
-        out.push(Event::End);
-        Ok(())
+        let place = if self.frames.is_cut() { "within a frame" } else { "before its last event" };
+        Err(Broken(format!("was cut {place}")))
     }
 }
 
@@ -42,11 +37,31 @@ impl EventReader for Reader {
 struct State {
     started: bool,
     stopped: bool,
+    metered: bool,
     over: bool,
-    /// The server's number of the open block.
-    open: Option<u64>,
+    /// The server's number of the open block, and what it holds.
+    open: Option<(u64, Holds)>,
     parts: usize,
 }
+
+/// What a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Text,
+    Thinking,
+    Hidden,
+    Call,
+}
+
+/// The events that are known.
+const KNOWN: [&str; 6] = [
+    "messageStart",
+    "contentBlockStart",
+    "contentBlockDelta",
+    "contentBlockStop",
+    "messageStop",
+    "metadata",
+];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -59,6 +74,8 @@ struct Payload<'a> {
     delta: Option<Delta<'a>>,
     #[serde(borrow, default)]
     stop_reason: Option<Cow<'a, str>>,
+    #[serde(default)]
+    additional_model_response_fields: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -108,110 +125,157 @@ impl State {
         }
         if frame.kind != "event" {
             self.over = true;
-            out.push(Event::Error(failure::in_stream(frame.name, frame.payload)));
+            out.push(Event::Error(failure::in_stream(frame.name, frame.message, frame.payload)));
             return Ok(());
+        }
+        if !KNOWN.contains(&frame.name) {
+            return Ok(());
+        }
+        if !self.started {
+            self.started = true;
+            out.push(Event::Start { id: String::new(), model: String::new(), usage: None });
         }
         let unreadable = |error| Broken(format!("has an event that cannot be read: {error}"));
         if frame.name == "metadata" {
             let metadata = serde_json::from_slice::<Value>(frame.payload).map_err(unreadable)?;
             out.push(Event::Usage(response::read_usage(&metadata["usage"])));
-            if self.stopped {
-                self.over = true;
-                out.push(Event::End);
-            }
-            return Ok(());
+            self.metered = true;
+        } else {
+            let payload = serde_json::from_slice(frame.payload).map_err(unreadable)?;
+            self.event(frame.name, payload, out)?;
         }
-        let payload = serde_json::from_slice::<Payload<'_>>(frame.payload).map_err(unreadable)?;
-        if !self.started {
-            self.started = true;
-            out.push(Event::Start { id: String::new(), model: String::new(), usage: None });
+        if self.stopped && self.metered && !self.over {
+            self.over = true;
+            out.push(Event::End);
         }
-        match frame.name {
+        Ok(())
+    }
+
+    fn event(
+        &mut self,
+        name: &str,
+        payload: Payload<'_>,
+        out: &mut Vec<Event>,
+    ) -> Result<(), Broken> {
+        if self.stopped {
+            return Err(Broken(format!("has a {name} behind its end")));
+        }
+        let index = payload.content_block_index;
+        match name {
             "contentBlockStart" => {
                 self.close(out);
                 if let Some(call) = payload.start.and_then(|start| start.tool_use) {
-                    let part = Part::ToolCall {
-                        id: call.tool_use_id.into_owned(),
-                        name: call.name.into_owned(),
-                        arguments: String::new(),
-                        seal: None,
-                        cache: None,
-                    };
-                    self.begin(payload.content_block_index, part, out);
+                    self.begin_call(index, call, out)?;
                 }
             }
             "contentBlockDelta" => {
                 if let Some(delta) = payload.delta {
-                    self.delta(payload.content_block_index, delta, out);
+                    self.delta(index, delta, out)?;
                 }
             }
             "contentBlockStop" => self.close(out),
-            "messageStop" => self.stop(&payload.stop_reason.unwrap_or_default(), out),
+            "messageStop" => self.stop(payload, out),
             _ => {}
         }
         Ok(())
     }
 
-    fn stop(&mut self, reason: &str, out: &mut Vec<Event>) {
+    fn stop(&mut self, payload: Payload<'_>, out: &mut Vec<Event>) {
         self.close(out);
         self.stopped = true;
-        match response::stop(reason) {
-            Some(stop) => out.push(Event::Stop { stop, sequence: None }),
+        let reason = payload.stop_reason.unwrap_or_default();
+        match response::stop(&reason) {
+            Some(stop) => {
+                let more = payload.additional_model_response_fields.unwrap_or_default();
+                out.push(Event::Stop { stop, sequence: response::stop_sequence(&more) });
+            }
             None => {
                 self.over = true;
                 out.push(Event::Error(Failure {
                     class: FailureClass::Server,
                     message: format!("the model's output could not be used ({reason})"),
-                    code: Some(reason.to_owned()),
+                    code: Some(reason.into_owned()),
                     param: None,
                 }));
             }
         }
     }
 
-    fn begin(&mut self, index: u64, part: Part, out: &mut Vec<Event>) {
+    fn begin_call(
+        &mut self,
+        index: u64,
+        call: ToolUse<'_>,
+        out: &mut Vec<Event>,
+    ) -> Result<(), Broken> {
+        if call.tool_use_id.is_empty() || call.name.is_empty() {
+            return Err(Broken("has a call without a name or an identifier".to_owned()));
+        }
+        let part = Part::ToolCall {
+            id: call.tool_use_id.into_owned(),
+            name: call.name.into_owned(),
+            arguments: String::new(),
+            seal: None,
+            cache: None,
+        };
+        self.begin(index, Holds::Call, part, out);
+        Ok(())
+    }
+
+    fn begin(&mut self, index: u64, holds: Holds, part: Part, out: &mut Vec<Event>) {
         out.push(Event::PartStart { index: self.parts, part });
         self.parts += 1;
-        self.open = Some(index);
+        self.open = Some((index, holds));
     }
 
     /// Begins a part where the server said nothing of its beginning: it does so for calls only.
-    fn ensure(&mut self, index: u64, part: Part, out: &mut Vec<Event>) {
-        if self.open != Some(index) {
+    fn ensure(&mut self, index: u64, holds: Holds, out: &mut Vec<Event>) {
+        if self.open != Some((index, holds)) {
             self.close(out);
-            self.begin(index, part, out);
+            let text = String::new();
+            let part = match holds {
+                Holds::Thinking => Part::Thinking { text, seal: None },
+                _ => Part::Text { text, cache: None },
+            };
+            self.begin(index, holds, part, out);
         }
     }
 
-    fn delta(&mut self, index: u64, delta: Delta<'_>, out: &mut Vec<Event>) {
+    fn delta(&mut self, index: u64, delta: Delta<'_>, out: &mut Vec<Event>) -> Result<(), Broken> {
         if let Some(text) = delta.text {
-            self.ensure(index, Part::Text { text: String::new(), cache: None }, out);
+            self.ensure(index, Holds::Text, out);
             self.text(text, out);
         }
-        if let Some(call) = delta.tool_use.filter(|call| !call.input.is_empty())
-            && self.open == Some(index)
-        {
+        if let Some(call) = delta.tool_use.filter(|call| !call.input.is_empty()) {
+            // Without these a call would seem whole, and would not be.
+            if self.open != Some((index, Holds::Call)) {
+                return Err(Broken("has arguments of no open call".to_owned()));
+            }
             let json = call.input.into_owned();
             out.push(Event::Arguments { index: self.parts - 1, json });
         }
         if let Some(thought) = delta.reasoning_content {
-            let seal = |data: Cow<'_, str>| Seal {
-                vendor: Vendor::Anthropic,
-                data: data.into_owned(),
-                item: None,
-            };
-            if let Some(hidden) = thought.redacted_content {
-                self.close(out);
-                self.begin(index, Part::Hidden { seal: seal(hidden) }, out);
-                return;
-            }
-            self.ensure(index, Part::Thinking { text: String::new(), seal: None }, out);
-            if let Some(text) = thought.text {
-                self.text(text, out);
-            }
-            if let Some(signature) = thought.signature.filter(|text| !text.is_empty()) {
-                out.push(Event::Seal { index: self.parts - 1, seal: seal(signature) });
-            }
+            self.thought(index, thought, out);
+        }
+        Ok(())
+    }
+
+    fn thought(&mut self, index: u64, thought: Thought<'_>, out: &mut Vec<Event>) {
+        let seal = |data: Cow<'_, str>| Seal {
+            vendor: Vendor::Anthropic,
+            data: data.into_owned(),
+            item: None,
+        };
+        if let Some(hidden) = thought.redacted_content {
+            self.close(out);
+            self.begin(index, Holds::Hidden, Part::Hidden { seal: seal(hidden) }, out);
+            return;
+        }
+        self.ensure(index, Holds::Thinking, out);
+        if let Some(text) = thought.text {
+            self.text(text, out);
+        }
+        if let Some(signature) = thought.signature.filter(|text| !text.is_empty()) {
+            out.push(Event::Seal { index: self.parts - 1, seal: seal(signature) });
         }
     }
 

@@ -17,9 +17,13 @@ pub(super) fn read(status: u16, headers: &HeaderMap, body: &[u8]) -> Failure {
     of_kind(status, kind, &body)
 }
 
-/// Reads the payload of an exception within a stream.
-pub(super) fn in_stream(kind: &str, payload: &[u8]) -> Failure {
-    let body = serde_json::from_slice::<Value>(payload).unwrap_or_default();
+/// Reads an exception within a stream, or an error of the service itself, which says why in
+/// `message` and has no payload.
+pub(super) fn in_stream(kind: &str, message: &str, payload: &[u8]) -> Failure {
+    let mut body = serde_json::from_slice::<Value>(payload).unwrap_or_default();
+    if !message.is_empty() {
+        body = json!({"message": message});
+    }
     let status = body["originalStatusCode"].as_u64().and_then(|status| u16::try_from(status).ok());
     of_kind(status.unwrap_or(500), kind, &body)
 }
@@ -34,20 +38,23 @@ fn of_kind(status: u16, kind: &str, body: &Value) -> Failure {
     Failure { class: class(status, kind, &message), message, code, param: None }
 }
 
+/// What models behind Bedrock say of a prompt beyond their context.
+const TOO_LONG: [&str; 5] =
+    ["too long", "maximum tokens", "input length", "context", "Too many input tokens"];
+
 fn class(status: u16, kind: &str, message: &str) -> FailureClass {
     use FailureClass as C;
     let kind = kind.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     match kind.trim_end_matches("exception") {
-        "validation" if says(&["too long", "maximum tokens", "input length", "context"]) => {
-            C::ContextTooLong
-        }
+        "validation" if says(&TOO_LONG) => C::ContextTooLong,
         "validation" => C::Invalid,
         "throttling" | "toomanyrequests" => C::RateLimited,
         "servicequotaexceeded" => C::Quota,
         "unrecognizedclient"
         | "expiredtoken"
         | "invalidsignature"
+        | "incompletesignature"
         | "missingauthenticationtoken" => C::Unauthorized,
         "accessdenied" => C::Forbidden,
         "resourcenotfound" => C::NotFound,

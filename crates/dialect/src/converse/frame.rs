@@ -19,12 +19,14 @@ const FRAME_BYTES_MAX: usize = (16 << 20) + (128 << 10) + 16;
 const FRAME_BYTES_MIN: usize = 16;
 
 /// One frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Frame<'a> {
     /// `event`, `exception` or `error`.
     pub(super) kind: &'a str,
     /// Which of them.
     pub(super) name: &'a str,
+    /// What an `error` says; it has no payload. Not written.
+    pub(super) message: &'a str,
     /// What it holds, mostly JSON.
     pub(super) payload: &'a [u8],
 }
@@ -88,17 +90,20 @@ fn parse(frame: &[u8]) -> Result<Frame<'_>, Broken> {
     let headers_len = u32_at(frame, 4).ok_or_else(damaged)? as usize;
     let mut headers = frame.get(12..12 + headers_len).ok_or_else(damaged)?;
     let payload = frame.get(12 + headers_len..end).ok_or_else(damaged)?;
-    let (mut kind, mut name) = ("event", "");
+    let mut parsed = Frame { kind: "event", payload, ..Frame::default() };
     while !headers.is_empty() {
         let (key, value, rest) = header(headers).ok_or_else(damaged)?;
         headers = rest;
         match (key, value) {
-            (b":message-type", Some(value)) => kind = value,
-            (b":event-type" | b":exception-type" | b":error-code", Some(value)) => name = value,
+            (b":message-type", Some(value)) => parsed.kind = value,
+            (b":event-type" | b":exception-type" | b":error-code", Some(value)) => {
+                parsed.name = value;
+            }
+            (b":error-message", Some(value)) => parsed.message = value,
             _ => {}
         }
     }
-    Ok(Frame { kind, name, payload })
+    Ok(parsed)
 }
 
 /// A header's name, its value where that is a text, and what comes behind it.
@@ -149,6 +154,10 @@ mod tests {
 
     use super::*;
 
+    fn frame<'a>(kind: &'a str, name: &'a str, payload: &'a [u8]) -> Frame<'a> {
+        Frame { kind, name, payload, ..Frame::default() }
+    }
+
     fn written(frames: &[Frame<'_>]) -> Vec<u8> {
         let mut out = Vec::new();
         frames.iter().for_each(|frame| write(*frame, &mut out));
@@ -169,8 +178,8 @@ mod tests {
     #[test]
     fn frames_come_back_however_they_are_cut() {
         let frames = [
-            Frame { kind: "event", name: "messageStart", payload: b"{\"role\":\"assistant\"}" },
-            Frame { kind: "exception", name: "throttlingException", payload: b"" },
+            frame("event", "messageStart", b"{\"role\":\"assistant\"}"),
+            frame("exception", "throttlingException", b""),
         ];
         let wire = written(&frames);
         let told = |frame: &Frame<'_>| {
@@ -188,7 +197,7 @@ mod tests {
 
     #[test]
     fn each_damaged_byte_is_noticed() {
-        let wire = written(&[Frame { kind: "event", name: "x", payload: b"{\"text\":\"It is\"}" }]);
+        let wire = written(&[frame("event", "x", b"{\"text\":\"It is\"}")]);
         for at in 0..wire.len() {
             let mut damaged = wire.clone();
             damaged[at] ^= 0x10;

@@ -7,6 +7,7 @@ mod event_writer;
 mod events;
 mod failure;
 mod frame;
+mod media;
 mod read_blocks;
 mod read_request;
 mod response;

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use super::media::{DOCUMENTS, IMAGES, SOUNDS, VIDEOS, media_type, source};
 use crate::members::Members;
-use crate::neutral::{CacheMark, CacheTtl, Fault, Part, Seal, Source, Vendor};
+use crate::neutral::{CacheMark, CacheTtl, Fault, Part, Seal, Vendor};
 
 type Extra = Vec<(String, Value)>;
 
@@ -61,17 +62,8 @@ fn part(block: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
     if let Some(text) = block.text("text")? {
         return Ok(Part::Text { text, cache: None });
     }
-    if let Some(mut image) = block.object("image")? {
-        let format = image.required_text("format")?;
-        let source = source(&mut image, format!("image/{format}"))?;
-        return Ok(Part::Image { source, detail: None, cache: None });
-    }
-    if let Some(mut document) = block.object("document")? {
-        let format = document.required_text("format")?;
-        let name = document.text("name")?;
-        let source = source(&mut document, media_type(&format).to_owned())?;
-        document.rest(extra);
-        return Ok(Part::File { source, name, cache: None });
+    if let Some(part) = media(block, extra)? {
+        return Ok(part);
     }
     if let Some(mut call) = block.object("toolUse")? {
         let input = call.take("input").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
@@ -86,6 +78,9 @@ fn part(block: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
     if let Some(mut result) = block.object("toolResult")? {
         return tool_result(&mut result, extra);
     }
+    if let Some(mut cited) = block.object("citationsContent")? {
+        return cited_text(&mut cited);
+    }
     if let Some(mut thought) = block.object("reasoningContent")? {
         let seal = |data| Seal { vendor: Vendor::Anthropic, data, item: None };
         if let Some(hidden) = thought.text("redactedContent")? {
@@ -98,8 +93,46 @@ fn part(block: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
         let text = text.text("text")?.unwrap_or_default();
         return Ok(Part::Thinking { text, seal: signature.map(seal) });
     }
-    let known = "text, image, document, toolUse, toolResult, reasoningContent or cachePoint";
+    let known = "text, image, document, video, audio, toolUse, toolResult, reasoningContent, \
+                 citationsContent or cachePoint";
     Err(Fault::new(block.path("").trim_end_matches('.'), format!("must be one of {known}")))
+}
+
+/// An image, a document, a video or a sound.
+fn media(block: &mut Members, extra: &mut Extra) -> Result<Option<Part>, Fault> {
+    if let Some(mut image) = block.object("image")? {
+        let format = image.required_text("format")?;
+        let source = source(&mut image, media_type(IMAGES, &format))?;
+        return Ok(Some(Part::Image { source, detail: None, cache: None }));
+    }
+    if let Some(mut document) = block.object("document")? {
+        // Texts may go without.
+        let format = document.text("format")?.unwrap_or_else(|| "txt".to_owned());
+        let name = document.text("name")?;
+        let source = source(&mut document, media_type(DOCUMENTS, &format))?;
+        document.rest(extra);
+        return Ok(Some(Part::File { source, name, cache: None }));
+    }
+    if let Some(mut video) = block.object("video")? {
+        let format = video.required_text("format")?;
+        let source = source(&mut video, media_type(VIDEOS, &format))?;
+        return Ok(Some(Part::File { source, name: None, cache: None }));
+    }
+    if let Some(mut audio) = block.object("audio")? {
+        let format = audio.required_text("format")?;
+        let source = source(&mut audio, media_type(SOUNDS, &format))?;
+        return Ok(Some(Part::Audio { source }));
+    }
+    Ok(None)
+}
+
+/// The text of an answer with citations; what was cited stands in the text as well.
+fn cited_text(cited: &mut Members) -> Result<Part, Fault> {
+    let mut text = String::new();
+    for (path, value) in cited.list("content")?.unwrap_or_default() {
+        text.push_str(&Members::of(value, path)?.text("text")?.unwrap_or_default());
+    }
+    Ok(Part::Text { text, cache: None })
 }
 
 fn tool_result(result: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
@@ -118,40 +151,4 @@ fn tool_result(result: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
         });
     }
     Ok(Part::ToolResult { id, name: String::new(), content, error, cache: None })
-}
-
-fn source(block: &mut Members, media_type: String) -> Result<Source, Fault> {
-    let Some(mut source) = block.object("source")? else {
-        return Err(block.fault("source", "is missing"));
-    };
-    if let Some(data) = source.text("bytes")? {
-        return Ok(Source::Base64 { media_type, data });
-    }
-    if let Some(text) = source.text("text")? {
-        return Ok(Source::Text { text });
-    }
-    match source.object("s3Location")? {
-        Some(mut place) => {
-            let url = place.required_text("uri")?;
-            Ok(Source::Url { url, media_type: Some(media_type) })
-        }
-        None => Err(source.fault("bytes", "is missing")),
-    }
-}
-
-/// The formats of documents, and their types.
-pub(super) const DOCUMENTS: [(&str, &str); 9] = [
-    ("pdf", "application/pdf"),
-    ("csv", "text/csv"),
-    ("doc", "application/msword"),
-    ("docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
-    ("xls", "application/vnd.ms-excel"),
-    ("xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
-    ("html", "text/html"),
-    ("txt", "text/plain"),
-    ("md", "text/markdown"),
-];
-
-fn media_type(format: &str) -> &str {
-    DOCUMENTS.iter().find(|(known, _)| *known == format).map_or(format, |(_, kind)| kind)
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::read_blocks::{blocks, mark, parts};
+use super::response::SEQUENCE;
 use crate::codec::PathFacts;
 use crate::members::Members;
 use crate::neutral::{
@@ -27,7 +28,8 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
         let role = match message.required_text("role")?.as_str() {
             "user" => Role::User,
             "assistant" => Role::Assistant,
-            _ => return Err(message.fault("role", "must be user or assistant")),
+            "system" => Role::System,
+            _ => return Err(message.fault("role", "must be user, assistant or system")),
         };
         let parts = parts(&mut message, &mut request.extra)?;
         message.rest(&mut request.extra);
@@ -41,6 +43,12 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
     if let Some(Value::Object(labels)) = body.take("requestMetadata") {
         let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
         request.labels = labels.into_iter().filter_map(text).collect();
+    }
+    // What the writer asks for, and the answer's reader understands.
+    if let Some(paths) =
+        body.take("additionalModelResponseFieldPaths").filter(|paths| *paths != json!([SEQUENCE]))
+    {
+        request.extra.push(("additionalModelResponseFieldPaths".to_owned(), paths));
     }
     if let Some(tier) = body.take("serviceTier").filter(|tier| *tier != json!({"type": "default"}))
     {

@@ -18,18 +18,43 @@ pub(super) fn read(body: Value) -> Result<Response, Fault> {
         output.object("message")?.ok_or_else(|| Fault::new("output.message", "is missing"))?;
     let usage = body.take("usage").unwrap_or_default();
     let parts = read_blocks::parts(&mut message, &mut Vec::new())?;
-    Ok(Response { parts, stop, usage: read_usage(&usage), ..Response::default() })
+    let more = body.take("additionalModelResponseFields").unwrap_or_default();
+    Ok(Response {
+        parts,
+        stop,
+        stop_sequence: stop_sequence(&more),
+        usage: read_usage(&usage),
+        ..Response::default()
+    })
 }
 
 /// Writes a whole answer.
 pub(super) fn write(response: &Response) -> Value {
     let content: Vec<_> = response.parts.iter().filter_map(answer_block).collect();
-    json!({
+    let mut body = json!({
         "output": {"message": {"role": "assistant", "content": content}},
         "stopReason": reason(response.stop),
         "usage": write_usage(response.usage),
         "metrics": {"latencyMs": 0},
-    })
+    });
+    tell_sequence(&mut body, response.stop_sequence.as_deref());
+    body
+}
+
+/// Where Claude tells which stop text came.
+pub(super) const SEQUENCE: &str = "/stop_sequence";
+
+/// Which stop text came, from `additionalModelResponseFields`: Claude tells it where it is
+/// asked for [`SEQUENCE`].
+pub(super) fn stop_sequence(more: &Value) -> Option<String> {
+    more["stop_sequence"].as_str().map(str::to_owned)
+}
+
+/// Tells which stop text came, as Claude does.
+pub(super) fn tell_sequence(told: &mut Value, sequence: Option<&str>) {
+    if let Some(sequence) = sequence {
+        told["additionalModelResponseFields"] = json!({"stop_sequence": sequence});
+    }
 }
 
 /// Why an answer ended; `None` where the model's output could not be used.

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::read_blocks::DOCUMENTS;
-use crate::neutral::{CacheMark, CacheTtl, Message, Part, Role, Source, Unsupported, Vendor};
+use super::media;
+use crate::neutral::{CacheMark, CacheTtl, Message, Part, Role, Unsupported, Vendor};
 
 /// The messages, and the instructions that stood among them.
 type Messages = (Vec<Value>, Vec<Part>);
@@ -35,7 +35,14 @@ pub(super) fn write(
             list.extend(written);
         }
     }
-    let mut written = Vec::new();
+    let mut written = join(turns, warnings);
+    media::number_documents(&mut written);
+    Ok((written, late))
+}
+
+/// The turns as they alternate, the user's first.
+fn join(turns: Vec<(Role, Vec<Value>, Vec<Value>)>, warnings: &mut Vec<String>) -> Vec<Value> {
+    let mut written: Vec<Value> = Vec::new();
     for (role, mut blocks, rest) in turns {
         blocks.extend(rest);
         if blocks.is_empty() {
@@ -51,13 +58,19 @@ pub(super) fn write(
             blocks.push(json!({"text": "…"}));
         }
         let role = if role == Role::Assistant { "assistant" } else { "user" };
-        written.push(json!({"role": role, "content": blocks}));
+        // A turn between that says nothing is left out.
+        match written.last_mut().filter(|last| last["role"] == role) {
+            Some(last) => {
+                last["content"].as_array_mut().into_iter().for_each(|all| all.append(&mut blocks));
+            }
+            None => written.push(json!({"role": role, "content": blocks})),
+        }
     }
     if written.is_empty() {
         warn(warnings, "the messages say nothing, which is refused, so `…` is sent");
         written.push(json!({"role": "user", "content": [{"text": "…"}]}));
     }
-    Ok((written, late))
+    written
 }
 
 pub(super) fn warn(warnings: &mut Vec<String>, text: &str) {
@@ -73,28 +86,29 @@ pub(super) fn block(part: &Part) -> Result<Vec<Value>, &'static str> {
         Part::Text { text, .. } | Part::Refusal { text } if text.trim().is_empty() => {
             return Ok(Vec::new());
         }
-        Part::Text { text, cache } => (json!({"text": text}), cache),
-        Part::Refusal { text } => (json!({"text": text}), &None),
-        Part::Image { source, cache, .. } => (json!({"image": image(source)?}), cache),
-        Part::File { source, name, cache } => {
-            (json!({"document": document(source, name.as_deref())?}), cache)
-        }
-        Part::Audio { .. } => return Err("Converse takes no sound; send a transcript"),
+        Part::Text { text, cache } => (json!({"text": text}), *cache),
+        Part::Refusal { text } => (json!({"text": text}), None),
+        Part::Image { source, cache, .. } => (json!({"image": media::image(source)?}), *cache),
+        Part::File { source, name, cache } => (media::file(source, name.as_deref())?, *cache),
+        Part::Audio { source } => (json!({"audio": media::sound(source)?}), None),
         Part::ToolCall { id, name, arguments, cache, .. } => {
             let arguments = if arguments.trim().is_empty() { "{}" } else { arguments };
             let input = serde_json::from_str::<Value>(arguments).ok().filter(Value::is_object);
             let input = input.ok_or("the arguments of the call are no JSON object")?;
-            (json!({"toolUse": {"toolUseId": call_id(id), "name": name, "input": input}}), cache)
+            (json!({"toolUse": {"toolUseId": call_id(id), "name": name, "input": input}}), *cache)
         }
         Part::ToolResult { id, content, error, cache, .. } => {
-            (json!({"toolResult": tool_result(id, content, *error)?}), cache)
+            // There are no marks within a result, so the last of them stands behind it.
+            let within = content.iter().rev().find_map(mark);
+            let result = tool_result(id, content, *error)?;
+            (json!({"toolResult": result}), cache.or(within))
         }
         Part::Thinking { text, seal: Some(seal) } if seal.vendor == Vendor::Anthropic => {
             let text = json!({"text": text, "signature": seal.data});
-            (json!({"reasoningContent": {"reasoningText": text}}), &None)
+            (json!({"reasoningContent": {"reasoningText": text}}), None)
         }
         Part::Hidden { seal } if seal.vendor == Vendor::Anthropic => {
-            (json!({"reasoningContent": {"redactedContent": seal.data}}), &None)
+            (json!({"reasoningContent": {"redactedContent": seal.data}}), None)
         }
         // Thinking without a signature is refused, and only its vendor can open a seal.
         Part::Thinking { .. } | Part::Hidden { .. } => return Ok(Vec::new()),
@@ -102,10 +116,19 @@ pub(super) fn block(part: &Part) -> Result<Vec<Value>, &'static str> {
     Ok(std::iter::once(written).chain(cache.map(point)).collect())
 }
 
-/// A part of an answer as a block, thinking without a signature too.
-pub(super) fn answer_block(part: &Part) -> Option<Value> {
+/// The mark behind a part of a result.
+fn mark(part: &Part) -> Option<CacheMark> {
     match part {
-        Part::Thinking { text, seal: None } => {
+        Part::Text { cache, .. } | Part::Image { cache, .. } | Part::File { cache, .. } => *cache,
+        _ => None,
+    }
+}
+
+/// A part of an answer as a block, thinking without a signature of Anthropic's too.
+pub(super) fn answer_block(part: &Part) -> Option<Value> {
+    let own = |seal: &crate::neutral::Seal| seal.vendor == Vendor::Anthropic;
+    match part {
+        Part::Thinking { text, seal } if !seal.as_ref().is_some_and(own) => {
             Some(json!({"reasoningContent": {"reasoningText": {"text": text}}}))
         }
         part => block(part).ok()?.into_iter().next(),
@@ -124,18 +147,13 @@ fn tool_result(id: &str, content: &[Part], error: bool) -> Result<Value, &'stati
     let mut blocks = Vec::new();
     for part in content {
         match part {
-            Part::Text { text, .. } => {
-                // A text that is a JSON object is given as just that.
-                let object = serde_json::from_str::<Map<String, Value>>(text).ok();
-                match object {
-                    Some(object) => blocks.push(json!({"json": object})),
-                    None => blocks.extend(block(part)?),
-                }
+            Part::Text { text, .. } if let Some(object) = exact_object(text) => {
+                blocks.push(json!({"json": object}));
             }
-            Part::Image { .. } | Part::File { .. } => {
+            Part::Text { .. } | Part::Image { .. } | Part::File { .. } => {
                 blocks.extend(block(part)?.into_iter().take(1));
             }
-            _ => return Err("a result holds text, images and documents only"),
+            _ => return Err("a result holds text, images, videos and documents only"),
         }
     }
     if blocks.is_empty() {
@@ -149,49 +167,11 @@ fn tool_result(id: &str, content: &[Part], error: bool) -> Result<Value, &'stati
     Ok(result)
 }
 
-fn image(source: &Source) -> Result<Value, &'static str> {
-    let (media_type, place) = place(source)?;
-    let format = match media_type.unwrap_or_default() {
-        "image/jpg" => "jpeg",
-        kind => kind.strip_prefix("image/").unwrap_or_default(),
-    };
-    if !["png", "jpeg", "gif", "webp"].contains(&format) {
-        return Err("Converse takes images as PNG, JPEG, GIF or WebP only");
-    }
-    Ok(json!({"format": format, "source": place}))
-}
-
-fn document(source: &Source, name: Option<&str>) -> Result<Value, &'static str> {
-    let (media_type, place) = place(source)?;
-    let kind = media_type.unwrap_or("text/plain");
-    let format = DOCUMENTS.iter().find(|(_, known)| *known == kind).map(|(format, _)| format);
-    let format = format.ok_or("Converse takes no documents of this type")?;
-    Ok(json!({"format": format, "name": document_name(name), "source": place}))
-}
-
-/// A name of the letters that are taken, without its ending and without runs of spaces.
-fn document_name(name: Option<&str>) -> String {
-    let name = name.map_or("document", |name| name.rsplit_once('.').map_or(name, |(stem, _)| stem));
-    let letter = |c: char| match c {
-        c if c.is_ascii_alphanumeric() || " -()[]".contains(c) => c,
-        _ => '-',
-    };
-    let name: String = name.chars().map(letter).take(200).collect();
-    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
-    if name.is_empty() { "document".to_owned() } else { name }
-}
-
-/// The type of a source, and where its bytes are.
-fn place(source: &Source) -> Result<(Option<&str>, Value), &'static str> {
-    match source {
-        Source::Base64 { media_type, data } => Ok((Some(media_type), json!({"bytes": data}))),
-        Source::Url { url, media_type } if url.starts_with("s3://") => {
-            Ok((media_type.as_deref(), json!({"s3Location": {"uri": url}})))
-        }
-        Source::Url { .. } => Err("Converse fetches nothing but from S3; send the bytes"),
-        Source::Uploaded { .. } => Err("the file was uploaded to another provider; send its bytes"),
-        Source::Text { text } => Ok((Some("text/plain"), json!({"text": text}))),
-    }
+/// A text that is a JSON object, where it comes out again as the same letters.
+fn exact_object(text: &str) -> Option<Value> {
+    let object = Value::Object(serde_json::from_str::<Map<String, Value>>(text).ok()?);
+    let again = object.to_string();
+    (again == text).then_some(object)
 }
 
 /// Longest identifier of a call.
@@ -218,12 +198,6 @@ mod tests {
         assert!(ids.iter().all(|id| id.len() == CALL_ID_MAX));
         assert!(ids[0] != ids[1] && ids[1] != ids[2]);
         assert_eq!(call_id("call:1"), "call_1");
-    }
-
-    #[test]
-    fn names_of_documents_are_made_acceptable() {
-        assert_eq!(document_name(Some("Q3  report_v2.pdf")), "Q3 report-v2");
-        assert_eq!(document_name(None), "document");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::response::SEQUENCE;
 use super::write_messages::{self, block, point, warn};
 use crate::anthropic::{lacks_thinking, used_tools};
 use crate::codec::Target;
@@ -44,20 +45,16 @@ pub(super) fn write(request: &Request, target: &Target) -> Result<Written, Unsup
     if !output.is_empty() {
         add("outputConfig", Value::Object(output));
     }
-    let mut more = Map::new();
-    let thinks = thinking.is_some();
-    if let Some(thinking) = thinking {
-        more.insert("thinking".to_owned(), thinking);
-    }
-    if let Some(top_k) = request.top_k.filter(|_| !thinks) {
-        more.insert("top_k".to_owned(), json!(top_k));
-    }
+    let more = more_fields(request, thinking, &mut warnings);
     if !more.is_empty() {
         add("additionalModelRequestFields", Value::Object(more));
     }
-    if !request.labels.is_empty() {
-        let labels = request.labels.iter().map(|(key, value)| (key.clone(), json!(value)));
-        add("requestMetadata", Value::Object(labels.collect()));
+    if is_claude && !request.stop.is_empty() {
+        add("additionalModelResponseFieldPaths", json!([SEQUENCE]));
+    }
+    let labels = metadata(request, &mut warnings);
+    if !labels.is_empty() {
+        add("requestMetadata", Value::Object(labels));
     }
     Ok(Written { body: Value::Object(body), warnings })
 }
@@ -166,6 +163,51 @@ fn thinking(request: &Request, is_claude: bool, warnings: &mut Vec<String>) -> O
     }
 }
 
+/// What only the model itself knows.
+fn more_fields(
+    request: &Request,
+    thinking: Option<Value>,
+    warnings: &mut Vec<String>,
+) -> Map<String, Value> {
+    let mut more = Map::new();
+    match request.top_k {
+        Some(_) if thinks(thinking.as_ref()) => {
+            warn(warnings, "thinking goes without top-k, so it was left out");
+        }
+        Some(top_k) => drop(more.insert("top_k".to_owned(), json!(top_k))),
+        None => {}
+    }
+    if let Some(thinking) = thinking {
+        more.insert("thinking".to_owned(), thinking);
+    }
+    more
+}
+
+fn thinks(thinking: Option<&Value>) -> bool {
+    thinking.is_some_and(|thinking| thinking["type"] != "disabled")
+}
+
+/// The labels that are taken: at most 16, of 1 to 256 and up to 256 letters (API reference,
+/// `requestMetadata`).
+fn metadata(request: &Request, warnings: &mut Vec<String>) -> Map<String, Value> {
+    const LABELS_MAX: usize = 16;
+    const LETTERS_MAX: usize = 256;
+    let letter =
+        |c: char| c.is_ascii_alphanumeric() || c.is_ascii_whitespace() || ":_@$#=/+,-.".contains(c);
+    let fits = |text: &str| text.len() <= LETTERS_MAX && text.chars().all(letter);
+    let taken = request
+        .labels
+        .iter()
+        .filter(|(key, value)| !key.is_empty() && fits(key) && fits(value))
+        .take(LABELS_MAX)
+        .map(|(key, value)| (key.clone(), json!(value)));
+    let labels: Map<_, _> = taken.collect();
+    if labels.len() < request.labels.len() {
+        warn(warnings, "Bedrock takes no such labels, so some were left out");
+    }
+    labels
+}
+
 fn inference(
     request: &Request,
     thinking: Option<&Value>,
@@ -180,7 +222,7 @@ fn inference(
     } else if budget > 0 {
         add("maxTokens", json!(budget + 4096));
     }
-    let thinks = thinking.is_some_and(|thinking| thinking["type"] != "disabled");
+    let thinks = thinks(thinking);
     match request.temperature {
         Some(temperature) if thinks && temperature != 1.0 => {
             warn(warnings, "thinking goes without a temperature, so it was left out");
@@ -194,11 +236,11 @@ fn inference(
         None => {}
     }
     match (request.top_p, request.temperature) {
-        (Some(_), Some(_)) => {
+        (Some(_), Some(_)) if !thinks => {
             let text = "newer models take temperature or top-p, so top-p was left out";
             warn(warnings, text);
         }
-        (Some(top_p), None) => add("topP", json!(top_p)),
+        (Some(top_p), _) => add("topP", json!(top_p)),
         (None, _) => {}
     }
     if !request.stop.is_empty() {

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
 use paceline_dialect::Codec;
 use paceline_dialect::codec::{PathFacts, Quirks, Target};
@@ -16,6 +18,8 @@ pub(crate) struct Case {
     pub(crate) request: Value,
     pub(crate) response: Value,
     pub(crate) expect: Value,
+    /// The bytes of the stream as AWS's own encoder wrote them, where the case has them.
+    exact: Option<Vec<u8>>,
 }
 
 /// All cases of dialects that are conversations.
@@ -34,6 +38,7 @@ pub(crate) fn cases() -> Vec<Case> {
             request: take("request"),
             response: take("response"),
             expect: take("expect"),
+            exact: take("wire_base64").as_str().map(|text| STANDARD.decode(text).unwrap()),
         }
     };
     let cases: Vec<_> =
@@ -58,6 +63,9 @@ impl Case {
 
     /// The bytes of the stream, where the case has one.
     pub(crate) fn wire(&self) -> Option<Vec<u8>> {
+        if self.exact.is_some() {
+            return self.exact.clone();
+        }
         let events = self.response.get("stream")?.as_array().unwrap();
         let end = self.response["eol"].as_str().unwrap_or("\n");
         let mut wire = Vec::new();
@@ -99,20 +107,23 @@ pub(crate) fn facts_of(path: &str) -> PathFacts {
     PathFacts { model, stream: path.contains(":stream") || path.contains("-stream") }
 }
 
-/// An AWS event-stream frame.
-fn frame(event: &Value) -> Vec<u8> {
-    let (names, payload): (Vec<(&str, &str)>, String) = match event.get(":exception") {
-        Some(kind) => (
-            vec![(":exception-type", kind.as_str().unwrap()), (":message-type", "exception")],
-            event["payload"].to_string(),
-        ),
-        None => {
-            let (name, payload) = event.as_object().unwrap().iter().next().unwrap();
-            (vec![(":event-type", name), (":message-type", "event")], payload.to_string())
-        }
-    };
+/// An event of a case as an AWS event-stream frame.
+pub(crate) fn frame(event: &Value) -> Vec<u8> {
+    let kind = [(":content-type", "application/json")];
+    if let Some(exception) = event.get(":exception") {
+        let names =
+            [(":exception-type", exception.as_str().unwrap()), (":message-type", "exception")];
+        return sealed_frame(&[&names[..], &kind].concat(), &event["payload"].to_string());
+    }
+    let (name, payload) = event.as_object().unwrap().iter().next().unwrap();
+    let names = [(":event-type", name.as_str()), (":message-type", "event")];
+    sealed_frame(&[&names[..], &kind].concat(), &payload.to_string())
+}
+
+/// A frame of these headers, with its checksums.
+pub(crate) fn sealed_frame(names: &[(&str, &str)], payload: &str) -> Vec<u8> {
     let mut headers = Vec::new();
-    for (name, value) in names.into_iter().chain([(":content-type", "application/json")]) {
+    for (name, value) in names {
         headers.push(name.len() as u8);
         headers.extend(name.bytes());
         headers.push(7);

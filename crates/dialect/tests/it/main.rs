@@ -4,6 +4,7 @@
 
 mod chat;
 mod codecs;
+mod converse;
 mod golden;
 mod pairs;
 #[path = "../../../../fuzz/properties.rs"]
