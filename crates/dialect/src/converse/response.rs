@@ -86,9 +86,10 @@ pub(super) fn read_usage(usage: &Value) -> Usage {
     let of = |name: &str| usage[name].as_u64().unwrap_or(0);
     let (input, output) = (of("inputTokens"), of("outputTokens"));
     let (read, write) = (of("cacheReadInputTokens"), of("cacheWriteInputTokens"));
-    let inside = read + write > 0 && of("totalTokens") == input + output;
+    let cached = read.saturating_add(write);
+    let inside = cached > 0 && of("totalTokens") == input.saturating_add(output);
     Usage {
-        input_uncached: if inside { input.saturating_sub(read + write) } else { input },
+        input_uncached: if inside { input.saturating_sub(cached) } else { input },
         cache_read: read,
         cache_write: write,
         output,
@@ -101,7 +102,7 @@ pub(super) fn write_usage(usage: Usage) -> Value {
     json!({
         "inputTokens": usage.input_uncached,
         "outputTokens": usage.output,
-        "totalTokens": usage.input() + usage.output,
+        "totalTokens": usage.total(),
         "cacheReadInputTokens": usage.cache_read,
         "cacheWriteInputTokens": usage.cache_write,
     })
