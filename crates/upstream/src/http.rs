@@ -362,16 +362,18 @@ fn join(prefix: &str, path: &[u8]) -> Bytes {
 /// Whether an answer is a stream in another form than events: AWS frames, or the JSON list of
 /// Gemini that grows.
 fn grows(raw: &RawRequest, headers: &HeaderMap) -> bool {
-    let frames = || {
-        headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/vnd.amazon.eventstream")
-    };
+    let frames = || is_kind(headers, b"application/vnd.amazon.eventstream");
     raw.fields.stream && (raw.endpoint == Endpoint::Generate || frames())
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    const KIND: &[u8] = b"text/event-stream";
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..KIND.len()));
-    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(KIND))
+    is_kind(headers, b"text/event-stream")
+}
+
+/// Whether the content type is this one, with whatever parameters.
+fn is_kind(headers: &HeaderMap, wanted: &[u8]) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..wanted.len()));
+    kind.is_some_and(|kind| kind.eq_ignore_ascii_case(wanted))
 }
 
 /// Takes out what concerns the connection to the upstream and not the caller. Gives how long

@@ -3,29 +3,34 @@
 use paceline_dialect::neutral::{Event, Failure, FailureClass, Part, Stop, Usage};
 use paceline_dialect::{Codec, Converse};
 use serde_json::{Value, json};
-use testkit::http::{self, Response};
-use testkit::{Reply, Script};
+use testkit::http::{self, Connection, Response};
+use testkit::{Gate, Reply, Script};
 
 use crate::support::{Gateway, two_threads};
 
 const MODEL: &str = "anthropic.claude-x-v1:0";
 
 fn start(upstream: &Script) -> Gateway {
+    start_for(upstream, MODEL)
+}
+
+fn start_for(upstream: &Script, model: &str) -> Gateway {
     let config = format!(
         "[[deployments]]\nname = \"aws\"\nprovider = \"bedrock\"\nurl = \"{}\"\n\
-         rename = {{ m = \"{MODEL}\" }}\n[deployments.aws]\nregion = \"eu-west-1\"\n\
+         rename = {{ m = \"{model}\" }}\n[deployments.aws]\nregion = \"eu-west-1\"\n\
          access_key_id = \"AKIDEXAMPLE\"\nsecret_access_key = \"the-secret\"\n",
         upstream.url()
     );
     Gateway::start(two_threads().env("PACELINE__RETRY__BACKOFF_MS", "1").config(&config))
 }
 
+fn body(stream: bool) -> String {
+    let messages = json!([{"role": "user", "content": "Hi"}]);
+    json!({"model": "m", "max_tokens": 9, "stream": stream, "messages": messages}).to_string()
+}
+
 fn ask(gateway: &Gateway, path: &str, stream: bool) -> Response {
-    let body = json!({
-        "model": "m", "max_tokens": 9, "stream": stream,
-        "messages": [{"role": "user", "content": "Hi"}],
-    });
-    http::post(&gateway.at(path), &[], body.to_string())
+    http::post(&gateway.at(path), &[], body(stream))
 }
 
 fn frames(events: &[Event]) -> Vec<u8> {
@@ -65,6 +70,27 @@ fn stream(wire: &[u8]) -> Reply {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.amazon.eventstream\r\n\
                 Transfer-Encoding: chunked\r\n\r\n";
     wire.chunks(23).fold(Reply::bytes(head), |reply, piece| reply.chunk(piece))
+}
+
+/// A call of a tool, as Claude streams it.
+fn called() -> Vec<Event> {
+    let part = Part::ToolCall {
+        id: "tooluse_1".to_owned(),
+        name: "look".to_owned(),
+        arguments: String::new(),
+        seal: None,
+        cache: None,
+    };
+    let json = |json: &str| Event::Arguments { index: 0, json: json.to_owned() };
+    vec![
+        said()[0].clone(),
+        Event::PartStart { index: 0, part },
+        json("{\"city\":"),
+        json("\"Oslo\"}"),
+        Event::PartEnd { index: 0 },
+        Event::Stop { stop: Stop::Tool, sequence: None },
+        Event::End,
+    ]
 }
 
 fn failed(class: FailureClass) -> Event {
@@ -122,6 +148,59 @@ fn streams_come_from_frames() {
 }
 
 #[test]
+fn events_are_told_as_they_come() {
+    let (begun, rest) =
+        (frames(&said()[..3]), frames(&ended()).split_off(frames(&said()[..3]).len()));
+    for path in ["/v1/chat/completions", "/v1/messages"] {
+        let gate = Gate::new();
+        let reply = stream(&begun).wait_for(&gate).chunk(&rest).end();
+        let upstream = Script::new().otherwise(reply).start();
+        let gateway = start(&upstream);
+        let mut caller = Connection::to(&gateway.at(path));
+        caller.send(&http::compose("POST", &gateway.at(path), &[], body(true).as_bytes()));
+        assert_eq!(caller.head().status, 200);
+        let mut text = String::new();
+        while !text.contains("It ") {
+            let piece = caller.piece().expect("the first word comes before the rest is sent");
+            text.push_str(&String::from_utf8_lossy(&piece.bytes));
+        }
+        assert!(!text.contains("is."), "{text}");
+        gate.open();
+        while let Some(piece) = caller.piece() {
+            text.push_str(&String::from_utf8_lossy(&piece.bytes));
+        }
+        assert!(text.contains("[DONE]") || text.contains("message_stop"), "{text}");
+    }
+}
+
+#[test]
+fn calls_of_tools_come_from_frames() {
+    // Some proxies write the type in their own way.
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: Application/vnd.amazon.eventstream; v=1\r\n\
+                Transfer-Encoding: chunked\r\n\r\n";
+    let reply = Reply::bytes(head).chunk(frames(&called())).end();
+    let upstream = Script::new().otherwise(reply).start();
+    let gateway = start(&upstream);
+    let text = ask(&gateway, "/v1/chat/completions", true).text();
+    assert!(text.contains(r#""finish_reason":"tool_calls""#), "{text}");
+    assert!(text.contains("tooluse_1") && text.contains(r#"{\"city\":"#), "{text}");
+    let text = ask(&gateway, "/v1/messages", true).text();
+    assert!(text.contains(r#""stop_reason":"tool_use""#), "{text}");
+    assert!(text.contains(r#""partial_json":"\"Oslo\"}""#), "{text}");
+}
+
+#[test]
+fn arns_stand_in_the_path_as_one_segment() {
+    let upstream = Script::new().otherwise(stream(&frames(&ended())).end()).start();
+    let gateway = start_for(&upstream, "arn:aws:bedrock:eu-west-1:1:inference-profile/eu.x");
+    assert_eq!(ask(&gateway, "/v1/messages", true).status, 200);
+    let line = upstream.requests()[0].line();
+    let path =
+        "/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A1%3Ainference-profile%2Feu.x/converse-stream";
+    assert!(line.starts_with(&format!("POST {path} ")), "{line}");
+}
+
+#[test]
 fn an_exception_or_a_cut_is_never_a_clean_end() {
     let broken = [said(), vec![failed(FailureClass::Server)]].concat();
     let damaged = {
@@ -130,9 +209,12 @@ fn an_exception_or_a_cut_is_never_a_clean_end() {
         wire[at] ^= 1;
         wire
     };
-    for reply in
-        [stream(&frames(&broken)).end(), stream(&frames(&said())).end(), stream(&damaged).end()]
-    {
+    // The reason of the end has come, and what it used has not.
+    let unmetered = frames(&ended()[..ended().len() - 1]);
+    let begun = frames(&said());
+    let within = &begun[..begun.len() - 5];
+    for wire in [&frames(&broken)[..], &begun, &damaged, &unmetered, within] {
+        let reply = stream(wire).end();
         let upstream = Script::new().otherwise(reply).start();
         let gateway = start(&upstream);
         let text = ask(&gateway, "/v1/chat/completions", true).text();
