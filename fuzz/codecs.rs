@@ -9,16 +9,17 @@ use paceline_dialect::neutral::{Event, FailureClass, Part, Request, Response};
 use paceline_dialect::wire;
 use serde_json::{Map, Value};
 
-use super::Random;
+use super::{Random, frames};
 
 /// The codecs, with a name for each. Text completions are written by no codec, and the
 /// estimate of tokens is no conversation.
-pub(crate) const ALL: [(&str, Endpoint); 5] = [
+pub(crate) const ALL: [(&str, Endpoint); 6] = [
     ("chat", Endpoint::Chat),
     ("completions", Endpoint::Completions),
     ("responses", Endpoint::Responses),
     ("anthropic", Endpoint::Messages),
     ("gemini", Endpoint::Generate),
+    ("converse", Endpoint::Converse),
 ];
 
 fn of(endpoint: Endpoint) -> &'static dyn Codec {
@@ -26,7 +27,8 @@ fn of(endpoint: Endpoint) -> &'static dyn Codec {
 }
 
 fn facts(endpoint: Endpoint) -> PathFacts {
-    let model = (endpoint == Endpoint::Generate).then(|| "m".to_owned());
+    let in_path = [Endpoint::Generate, Endpoint::Converse].contains(&endpoint);
+    let model = in_path.then(|| "m".to_owned());
     PathFacts { model, stream: false }
 }
 
@@ -37,6 +39,9 @@ pub(crate) fn codec(endpoint: Endpoint, data: &[u8]) {
         response(endpoint, body);
     }
     stream(endpoint, data);
+    if let Some(frames) = frames::of_text(data).filter(|_| endpoint == Endpoint::Converse) {
+        stream(endpoint, &frames);
+    }
     error(endpoint, data);
     fields(endpoint, data);
 }

@@ -2,6 +2,7 @@
 //! `crates/dialect` on the stable compiler.
 
 pub(crate) mod codecs;
+pub(crate) mod frames;
 
 use bytes::Bytes;
 use http::HeaderMap;

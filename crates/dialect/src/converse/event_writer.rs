@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::frame::{self, Frame};
+use super::write_messages::call_id;
 use super::{failure, response};
 use crate::codec::EventWriter;
 use crate::neutral::{Event, Part, Usage};
@@ -66,7 +67,7 @@ impl Writer {
         self.thinks = matches!(part, Part::Thinking { .. });
         match part {
             Part::ToolCall { id, name, arguments, .. } => {
-                let start = json!({"toolUse": {"toolUseId": id, "name": name}});
+                let start = json!({"toolUse": {"toolUseId": call_id(id), "name": name}});
                 emit(
                     "contentBlockStart",
                     &json!({"contentBlockIndex": index, "start": start}),

@@ -1,6 +1,7 @@
 //! Reading a stream.
 
 use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,7 +21,13 @@ pub(super) struct Reader {
 impl EventReader for Reader {
     fn push(&mut self, bytes: &[u8], out: &mut Vec<Event>) -> Result<(), Broken> {
         let state = &mut self.state;
-        self.frames.push(bytes, |frame| state.frame(frame, out))
+        if state.over {
+            return Ok(());
+        }
+        self.frames.push(bytes, |frame| {
+            state.frame(frame, out)?;
+            Ok(if state.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })
     }
 
     fn finish(&mut self, _out: &mut Vec<Event>) -> Result<(), Broken> {
@@ -120,9 +127,6 @@ struct Thought<'a> {
 
 impl State {
     fn frame(&mut self, frame: Frame<'_>, out: &mut Vec<Event>) -> Result<(), Broken> {
-        if self.over {
-            return Ok(());
-        }
         if frame.kind != "event" {
             self.over = true;
             out.push(Event::Error(failure::in_stream(frame.name, frame.message, frame.payload)));

@@ -10,6 +10,8 @@
 //! | … | payload |
 //! | 4 | CRC-32 of all before |
 
+use std::ops::ControlFlow;
+
 use crate::codec::Broken;
 
 /// The longest frame: the format's own bounds of 16 MiB of payload and 128 KiB of headers.
@@ -38,20 +40,24 @@ pub(super) struct FrameReader {
 }
 
 impl FrameReader {
-    /// Takes the next bytes, and hands over each frame that is complete.
+    /// Takes the next bytes, and hands over each frame that is complete, until `take` says
+    /// that it was the last; what is behind that is none of the reader's.
     ///
     /// # Errors
     /// When a checksum or a length is wrong, or `take` fails.
     pub(super) fn push(
         &mut self,
         bytes: &[u8],
-        mut take: impl FnMut(Frame<'_>) -> Result<(), Broken>,
+        mut take: impl FnMut(Frame<'_>) -> Result<ControlFlow<()>, Broken>,
     ) -> Result<(), Broken> {
         self.held.extend_from_slice(bytes);
         let mut at = 0;
         while let Some(len) = frame_len(&self.held[at..])? {
             let Some(frame) = self.held.get(at..at + len) else { break };
-            take(parse(frame)?)?;
+            if take(parse(frame)?)?.is_break() {
+                self.held.clear();
+                return Ok(());
+            }
             at += len;
         }
         self.held.drain(..at);
@@ -169,7 +175,7 @@ mod tests {
         for bytes in wire.chunks(piece.max(1)) {
             reader.push(bytes, |frame| {
                 found.push((frame.kind.to_owned(), frame.name.to_owned(), frame.payload.to_vec()));
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             })?;
         }
         if reader.is_cut() { Err(Broken("cut".to_owned())) } else { Ok(found) }

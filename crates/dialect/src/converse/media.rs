@@ -70,10 +70,20 @@ pub(super) const SOUNDS: &Formats = &[
     ("webm", "audio/webm"),
 ];
 
-/// The type of a format; the format itself where it is not known.
-pub(super) fn media_type(formats: &Formats, format: &str) -> String {
-    let known = formats.iter().find(|(known, _)| *known == format);
-    known.map_or(format, |(_, media_type)| media_type).to_owned()
+/// Takes the `format` of a block, as a type.
+///
+/// # Errors
+/// Where it is missing, or none of `formats`.
+pub(super) fn media_type(block: &mut Members, formats: &Formats) -> Result<String, Fault> {
+    let format = block.required_text("format")?;
+    match formats.iter().find(|(known, _)| *known == format) {
+        Some((_, media_type)) => Ok((*media_type).to_owned()),
+        None => {
+            let mut known: Vec<_> = formats.iter().map(|(known, _)| *known).collect();
+            known.dedup();
+            Err(block.fault("format", format!("must be one of {}", known.join(", "))))
+        }
+    }
 }
 
 /// Reads where the bytes of an image, document, video or sound are.

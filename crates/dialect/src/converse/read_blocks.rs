@@ -10,6 +10,9 @@ type Extra = Vec<(String, Value)>;
 
 /// Reads the blocks of a message's `content`.
 pub(super) fn parts(message: &mut Members, extra: &mut Extra) -> Result<Vec<Part>, Fault> {
+    if !message.has("content") {
+        return Err(message.fault("content", "is missing"));
+    }
     blocks(message, "content", extra)
 }
 
@@ -67,6 +70,9 @@ fn part(block: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
     }
     if let Some(mut call) = block.object("toolUse")? {
         let input = call.take("input").unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        if !input.is_object() {
+            return Err(call.fault("input", "must be an object"));
+        }
         return Ok(Part::ToolCall {
             id: call.required_text("toolUseId")?,
             name: call.required_text("name")?,
@@ -101,26 +107,30 @@ fn part(block: &mut Members, extra: &mut Extra) -> Result<Part, Fault> {
 /// An image, a document, a video or a sound.
 fn media(block: &mut Members, extra: &mut Extra) -> Result<Option<Part>, Fault> {
     if let Some(mut image) = block.object("image")? {
-        let format = image.required_text("format")?;
-        let source = source(&mut image, media_type(IMAGES, &format))?;
+        let media_type = media_type(&mut image, IMAGES)?;
+        let source = source(&mut image, media_type)?;
         return Ok(Some(Part::Image { source, detail: None, cache: None }));
     }
     if let Some(mut document) = block.object("document")? {
         // Texts may go without.
-        let format = document.text("format")?.unwrap_or_else(|| "txt".to_owned());
+        let media_type = if document.has("format") {
+            media_type(&mut document, DOCUMENTS)?
+        } else {
+            "text/plain".to_owned()
+        };
         let name = document.text("name")?;
-        let source = source(&mut document, media_type(DOCUMENTS, &format))?;
+        let source = source(&mut document, media_type)?;
         document.rest(extra);
         return Ok(Some(Part::File { source, name, cache: None }));
     }
     if let Some(mut video) = block.object("video")? {
-        let format = video.required_text("format")?;
-        let source = source(&mut video, media_type(VIDEOS, &format))?;
+        let media_type = media_type(&mut video, VIDEOS)?;
+        let source = source(&mut video, media_type)?;
         return Ok(Some(Part::File { source, name: None, cache: None }));
     }
     if let Some(mut audio) = block.object("audio")? {
-        let format = audio.required_text("format")?;
-        let source = source(&mut audio, media_type(SOUNDS, &format))?;
+        let media_type = media_type(&mut audio, SOUNDS)?;
+        let source = source(&mut audio, media_type)?;
         return Ok(Some(Part::Audio { source }));
     }
     Ok(None)

@@ -22,6 +22,7 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
         ..Request::default()
     };
     request.system = blocks(&mut body, "system", &mut request.extra)?;
+    body.check_instructions("system", &request.system)?;
     let messages = body.list("messages")?.ok_or_else(|| body.fault("messages", "is missing"))?;
     for (path, value) in messages {
         let mut message = Members::of(value, path)?;
@@ -32,8 +33,13 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
             _ => return Err(message.fault("role", "must be user, assistant or system")),
         };
         let parts = parts(&mut message, &mut request.extra)?;
+        check_owners(&message, role, &parts)?;
         message.rest(&mut request.extra);
-        request.messages.push(Message { role, parts, name: None });
+        if role == Role::System && request.messages.is_empty() {
+            request.system.extend(parts);
+        } else if !parts.is_empty() {
+            request.messages.push(Message { role, parts, name: None });
+        }
     }
     name_results(&mut request.messages)?;
     tool_config(&mut body, &mut request)?;
@@ -56,6 +62,22 @@ pub(super) fn read(body: Value, path: &PathFacts) -> Result<Request, Fault> {
     }
     body.rest(&mut request.extra);
     Ok(request)
+}
+
+/// Calls are the model's, results the user's, and instructions text.
+fn check_owners(message: &Members, role: Role, parts: &[Part]) -> Result<(), Fault> {
+    if role == Role::System {
+        return message.check_instructions("content", parts);
+    }
+    let others = |part: &Part| match part {
+        Part::ToolCall { .. } => role != Role::Assistant,
+        Part::ToolResult { .. } => role != Role::User,
+        _ => false,
+    };
+    parts.iter().position(others).map_or(Ok(()), |at| {
+        let problem = "is a call in a turn of the user, or a result in one of the model";
+        Err(message.fault(&format!("content[{at}]"), problem))
+    })
 }
 
 /// Results name the call only; other dialects want the function.

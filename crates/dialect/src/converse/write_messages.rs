@@ -29,6 +29,15 @@ pub(super) fn write(
         }
         let Some((_, first, rest)) = turns.last_mut() else { continue };
         for (place, part) in message.parts.iter().enumerate() {
+            let owner = match part {
+                Part::ToolCall { .. } => Role::Assistant,
+                Part::ToolResult { .. } => Role::User,
+                _ => message.role,
+            };
+            if owner != message.role {
+                let why = "calls are the model's, and results the user's";
+                return Err(Unsupported::part(at, place, why));
+            }
             let written = block(part).map_err(|why| Unsupported::part(at, place, why))?;
             let list =
                 if matches!(part, Part::ToolResult { .. }) { &mut *first } else { &mut *rest };
@@ -124,12 +133,25 @@ fn mark(part: &Part) -> Option<CacheMark> {
     }
 }
 
-/// A part of an answer as a block, thinking without a signature of Anthropic's too.
+/// A part of an answer as a block: also what a request may not hold.
 pub(super) fn answer_block(part: &Part) -> Option<Value> {
-    let own = |seal: &crate::neutral::Seal| seal.vendor == Vendor::Anthropic;
     match part {
-        Part::Thinking { text, seal } if !seal.as_ref().is_some_and(own) => {
-            Some(json!({"reasoningContent": {"reasoningText": {"text": text}}}))
+        Part::Text { text, .. } | Part::Refusal { text } => Some(json!({"text": text})),
+        Part::Thinking { text, seal } => {
+            let mut told = json!({"text": text});
+            if let Some(seal) = seal.as_ref().filter(|seal| seal.vendor == Vendor::Anthropic) {
+                told["signature"] = json!(seal.data);
+            }
+            Some(json!({"reasoningContent": {"reasoningText": told}}))
+        }
+        Part::ToolCall { id, name, arguments, .. } => {
+            // A model's arguments are mostly JSON; what is not is shown as it is.
+            let input = serde_json::from_str::<Value>(arguments).ok().filter(Value::is_object);
+            let input = input.unwrap_or_else(|| match arguments.trim() {
+                "" => json!({}),
+                text => json!({"arguments": text}),
+            });
+            Some(json!({"toolUse": {"toolUseId": call_id(id), "name": name, "input": input}}))
         }
         part => block(part).ok()?.into_iter().next(),
     }
@@ -178,7 +200,7 @@ fn exact_object(text: &str) -> Option<Value> {
 const CALL_ID_MAX: usize = 64;
 
 /// A call's identifier of the letters that are taken: `^[a-zA-Z0-9_-]{1,64}$`.
-fn call_id(id: &str) -> String {
+pub(super) fn call_id(id: &str) -> String {
     let letter = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let mut written: String = id.chars().map(letter).collect();
     if written.len() > CALL_ID_MAX {

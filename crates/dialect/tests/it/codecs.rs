@@ -5,7 +5,7 @@ use std::path::Path;
 
 use paceline_core::Endpoint;
 use paceline_dialect::codec::{self, Codec, Quirks, Target};
-use paceline_dialect::{Anthropic, Chat, Gemini, Responses};
+use paceline_dialect::{Anthropic, Chat, Converse, Gemini, Responses};
 use serde_json::{Value, json};
 
 use crate::properties::{Random, codecs};
@@ -61,6 +61,7 @@ fn recorded_clients_are_told_in_every_dialect() {
             (&Responses, Quirks::default()),
             (&Anthropic, Quirks::default()),
             (&Gemini, Quirks::default()),
+            (&Converse, Quirks::default()),
         ] {
             let target = Target { model: "m".to_owned(), quirks };
             let written = codec.write_request(&read, &target);

@@ -11,6 +11,8 @@ use paceline_dialect::codec::{PathFacts, Quirks, Target};
 use paceline_dialect::neutral::{Event, FailureClass, Part, Response, Stop};
 use serde_json::{Map, Value, json};
 
+use crate::properties::frames;
+
 /// A case of the folder `testdata/cases`.
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -75,7 +77,7 @@ impl Case {
                 continue;
             }
             if self.dialect == "bedrock-converse" {
-                wire.extend(frame(event));
+                wire.extend(frames::of_case(event));
                 continue;
             }
             if let ("anthropic" | "openai-responses", Some(kind)) =
@@ -105,48 +107,6 @@ pub(crate) fn facts_of(path: &str) -> PathFacts {
         rest[..end].replace("%3A", ":")
     });
     PathFacts { model, stream: path.contains(":stream") || path.contains("-stream") }
-}
-
-/// An event of a case as an AWS event-stream frame.
-pub(crate) fn frame(event: &Value) -> Vec<u8> {
-    let kind = [(":content-type", "application/json")];
-    if let Some(exception) = event.get(":exception") {
-        let names =
-            [(":exception-type", exception.as_str().unwrap()), (":message-type", "exception")];
-        return sealed_frame(&[&names[..], &kind].concat(), &event["payload"].to_string());
-    }
-    let (name, payload) = event.as_object().unwrap().iter().next().unwrap();
-    let names = [(":event-type", name.as_str()), (":message-type", "event")];
-    sealed_frame(&[&names[..], &kind].concat(), &payload.to_string())
-}
-
-/// A frame of these headers, with its checksums.
-pub(crate) fn sealed_frame(names: &[(&str, &str)], payload: &str) -> Vec<u8> {
-    let mut headers = Vec::new();
-    for (name, value) in names {
-        headers.push(name.len() as u8);
-        headers.extend(name.bytes());
-        headers.push(7);
-        headers.extend((value.len() as u16).to_be_bytes());
-        headers.extend(value.bytes());
-    }
-    let mut frame = Vec::new();
-    frame.extend((16 + headers.len() as u32 + payload.len() as u32).to_be_bytes());
-    frame.extend((headers.len() as u32).to_be_bytes());
-    frame.extend(crc32(&frame).to_be_bytes());
-    frame.extend(headers);
-    frame.extend(payload.bytes());
-    frame.extend(crc32(&frame).to_be_bytes());
-    frame
-}
-
-/// CRC-32 (IEEE 802.3), bit by bit, so that the test shares nothing with the reader.
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
-    })
 }
 
 /// What a stream's events add up to; the error's class where it failed. Checks the grammar

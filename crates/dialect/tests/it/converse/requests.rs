@@ -56,6 +56,16 @@ fn cache_marks_within_a_result_stand_behind_it() {
 }
 
 #[test]
+fn calls_of_the_user_are_refused() {
+    let call = json!({"type": "tool_use", "id": "t1", "name": "look", "input": {}});
+    let body = json!({
+        "model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [call]}],
+    });
+    let refused = written(&Anthropic, body, CLAUDE).unwrap_err();
+    assert_eq!(refused.what, What::Part { message: 0, part: 0 });
+}
+
+#[test]
 fn results_keep_each_letter() {
     let check = |text: &str, expected: Value| {
         let told = messages(json!([

@@ -5,10 +5,11 @@ use paceline_dialect::{Codec, Converse};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::golden::{frame, gather, sealed_frame};
+use crate::golden::gather;
+use crate::properties::frames;
 
 fn wire(events: &[Value]) -> Vec<u8> {
-    events.iter().flat_map(frame).collect()
+    events.iter().flat_map(frames::of_case).collect()
 }
 
 /// What is told of bytes that come in pieces, and why they are no stream where they are none.
@@ -162,7 +163,7 @@ fn errors_of_the_service_itself_tell_why() {
         (":error-code", "throttlingException"),
         (":error-message", "Slow down."),
     ];
-    let wire = [wire(&[start(), text(0, "It")]), sealed_frame(&names, "")].concat();
+    let wire = [wire(&[start(), text(0, "It")]), frames::sealed(&names, b"")].concat();
     let (events, broken) = told(&wire, 5);
     assert_eq!(broken, None);
     let Some(Event::Error(failure)) = events.last() else { panic!("{events:?}") };
