@@ -126,16 +126,22 @@ impl Health {
         self.swap(state, TRIAL).then_some(true)
     }
 
+    /// Whether the circuit is closed.
+    pub fn is_closed(&self) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        state == 0 || (state != TRIAL && state & SLOW != 0)
+    }
+
+    /// Notes that a stream came to its end; one from before the opening closes no circuit.
+    pub fn ended(&self) {
+        if self.is_closed() {
+            self.answered();
+        }
+    }
+
     /// Notes that a call was answered; `trial` closes the circuit.
     pub fn succeeded(&self, now: impl FnOnce() -> Instant, trial: bool) {
-        // Mostly nothing changes, and a read keeps the cache line shared.
-        if self.failures.load(Ordering::Relaxed) != 0 {
-            self.failures.store(0, Ordering::Relaxed);
-        }
-        if self.failed.load(Ordering::Relaxed) != 0 {
-            self.answered.fetch_add(1, Ordering::Relaxed);
-            self.forget();
-        }
+        self.answered();
         let state = self.state.load(Ordering::Relaxed);
         // A call from before the opening, or one that was sent for want of others, shows as
         // well that the target is back.
@@ -145,6 +151,17 @@ impl Health {
             self.answered.store(0, Ordering::Relaxed);
             let slow = if self.config.slow_start.is_zero() { 0 } else { SLOW | now().as_nanos() };
             self.state.store(slow, Ordering::Relaxed);
+        }
+    }
+
+    fn answered(&self) {
+        // Mostly nothing changes, and a read keeps the cache line shared.
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        if self.failed.load(Ordering::Relaxed) != 0 {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+            self.forget();
         }
     }
 

@@ -185,6 +185,8 @@ impl Pool {
 pub enum Outcome {
     /// It was answered.
     Answered,
+    /// A stream that had begun came to its end.
+    Ended,
     /// It could not be reached, broke off, or reported a failure of its own.
     Failed,
     /// It refuses its key, so that it will refuse every call until somebody mends that.
@@ -233,6 +235,14 @@ impl Lease {
         }
     }
 
+    /// Tells that a stream has begun to answer. That ends a trial; else a stream counts as
+    /// answered at its end, or those that break off would never count as failures in a row.
+    pub fn streams(&mut self) {
+        if self.trial || !self.target().health.is_closed() {
+            self.report(Outcome::Answered);
+        }
+    }
+
     /// Tells how the call began or ended; whether that took the deployment out of use.
     pub fn report(&mut self, outcome: Outcome) -> bool {
         let trial = std::mem::take(&mut self.trial);
@@ -241,6 +251,10 @@ impl Lease {
         match outcome {
             Outcome::Answered => {
                 health.succeeded(now, trial);
+                false
+            }
+            Outcome::Ended => {
+                health.ended();
                 false
             }
             Outcome::Failed => {

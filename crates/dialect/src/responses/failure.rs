@@ -132,6 +132,10 @@ fn class(status: Option<u16>, codes: [Option<&str>; 2], message: &str) -> Failur
     if let Some(class) = class_of_words(message).filter(|_| refusal) {
         return class;
     }
+    // Within a stream there is no status; elsewhere this type stands for most of them.
+    if status.is_none() && codes.contains(&Some("invalid_request_error")) {
+        return FailureClass::Invalid;
+    }
     match status {
         Some(401) => FailureClass::Unauthorized,
         // What is not implemented stays so.

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use crate::stages::attempt::report;
 use crate::stages::line::Pass;
+use crate::stages::verdict::Verdict;
 
 /// A stream that has begun to answer: what came of it until then, and the rest.
 pub(crate) struct Begun {
@@ -52,18 +53,28 @@ impl Begun {
         if !facts.failed {
             return None;
         }
-        let mut events = Vec::new();
-        let mut reader = codec::of(endpoint)?.event_reader();
-        let mut told = self.held.iter().rev();
-        // What cannot be read is an error too.
-        let _ = told.try_for_each(|chunk| reader.push(chunk, &mut events));
+        let events = read(endpoint, self.held.iter().rev().map(|chunk| &chunk[..]))?;
         // Where something was said before, it is too late to begin anew.
         let said = events.iter().any(|event| matches!(event, Event::PartStart { .. }));
-        events.into_iter().find_map(|event| match event {
-            Event::Error(failure) if !said => Some(failure.class),
-            _ => None,
-        })
+        if said { None } else { class_of(events) }
     }
+}
+
+/// The events of some chunks; `None` where the operation has no streams.
+fn read<'a>(endpoint: Endpoint, mut chunks: impl Iterator<Item = &'a [u8]>) -> Option<Vec<Event>> {
+    let mut events = Vec::new();
+    let mut reader = codec::of(endpoint)?.event_reader();
+    // What cannot be read is an error too.
+    let _ = chunks.try_for_each(|chunk| reader.push(chunk, &mut events));
+    Some(events)
+}
+
+/// The kind of the first error that some events tell.
+fn class_of(events: Vec<Event>) -> Option<FailureClass> {
+    events.into_iter().find_map(|event| match event {
+        Event::Error(failure) => Some(failure.class),
+        _ => None,
+    })
 }
 
 impl Stream for Begun {
@@ -79,14 +90,19 @@ impl Stream for Begun {
 
 /// Counts the call as load of its deployment, and as under way past its gate, until its body
 /// has ended.
-pub(crate) fn hold(call: &Call, mut reply: Reply, lease: Lease, mut pass: Option<Pass>) -> Reply {
+pub(crate) fn hold(
+    call: &Call,
+    mut reply: Reply,
+    (lease, keyed): (Lease, bool),
+    mut pass: Option<Pass>,
+) -> Reply {
     let endpoint = call.request.endpoint;
     if let Some(pass) = &mut pass {
         pass.accepted();
     }
     let leased = |chunks, pass| {
         let facts = sse::Facts::default();
-        Box::pin(Leased { chunks, endpoint, facts, lease: Some(lease), pass })
+        Box::pin(Leased { chunks, endpoint, facts, keyed, lease: Some(lease), pass })
     };
     reply.body = match reply.body {
         Body::Whole(bytes) => {
@@ -110,10 +126,27 @@ fn used(usage: Option<Usage>) -> Used {
 struct Leased {
     chunks: Chunks,
     endpoint: Endpoint,
-    /// Read only where a pass wants to know the usage.
     facts: sse::Facts,
+    /// The key is the deployment's own, and not the caller's.
+    keyed: bool,
     lease: Option<Lease>,
     pass: Option<Pass>,
+}
+
+impl Leased {
+    /// The upstream tells an error in a stream that had begun: the answer counts as failed
+    /// where the same error in place of an answer would.
+    fn failed_within(&mut self, chunk: &[u8]) {
+        self.pass = None;
+        let class = read(self.endpoint, std::iter::once(chunk)).and_then(class_of);
+        let Some(class) = class else { return };
+        let outcome = Verdict::of_class(class, self.keyed).outcome;
+        if let Some(outcome) = outcome.filter(|outcome| *outcome != Outcome::Answered)
+            && let Some(mut lease) = self.lease.take()
+        {
+            report(&mut lease, outcome, "an error within a stream");
+        }
+    }
 }
 
 impl Stream for Leased {
@@ -127,8 +160,11 @@ impl Stream for Leased {
                 if let Some(lease) = &mut this.lease {
                     lease.began();
                 }
-                if this.pass.is_some() {
+                if !this.facts.failed {
                     wire::read_events(this.endpoint, chunk, &mut this.facts);
+                    if this.facts.failed {
+                        this.failed_within(chunk);
+                    }
                 }
             }
             Some(Err(error)) => {
@@ -140,7 +176,9 @@ impl Stream for Leased {
                 }
             }
             None => {
-                this.lease = None;
+                if let Some(mut lease) = this.lease.take() {
+                    lease.report(Outcome::Ended);
+                }
                 if let Some(pass) = this.pass.take() {
                     pass.completed(used(this.facts.usage));
                 }

@@ -70,12 +70,16 @@ impl Send {
         let mut failed = match sent {
             Ok(reply) => {
                 let reply = self.shared.stored.note(call, at, self.speaks(at, call), reply);
-                report(&mut lease, Outcome::Answered, "");
+                match reply.body {
+                    Body::Whole(_) => _ = lease.report(Outcome::Answered),
+                    Body::Events(_) | Body::Bytes(..) => lease.streams(),
+                }
                 let target = lease.target();
                 target.retries().answered();
                 let time = self.shared.clock.now().since(lease.taken());
                 target.times(call.request.fields.stream).record(time);
-                return Ok(hold(call, reply, lease, pass));
+                let keyed = self.shared.routes.deployments()[at].keyed;
+                return Ok(hold(call, reply, (lease, keyed), pass));
             }
             Err(failed) => failed,
         };

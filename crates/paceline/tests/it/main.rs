@@ -25,6 +25,7 @@ mod requests;
 mod resilience;
 mod runs;
 mod sdk;
+mod secrets;
 mod soak;
 mod statuses;
 mod stop;

@@ -261,3 +261,27 @@ fn a_call_that_cannot_make_its_deadline_is_not_sent() {
     let response = gateway.call(&[("x-paceline-deadline-ms", "5000")], chat("a", ""));
     assert_eq!(response.status, 200);
 }
+
+#[test]
+fn errors_within_streams_count_against_a_deployment() {
+    let told = |kind: &str| {
+        let error = format!(r#"{{"error":{{"message":"no","type":"{kind}"}}}}"#);
+        Script::new().otherwise(Reply::stream().event(&piece("one")).event(&error).end()).start()
+    };
+    let more = "[health]\nfailures_max = 2\nopen_ms = 60000\n[retry]\nattempts_max = 1\n";
+    let stream = chat("a", ",\"stream\":true");
+    let ill = told("server_error");
+    let mut gateway = start(&[("a", ill.url(), "")], more);
+    for _ in 0..2 {
+        assert!(gateway.call(&[], &stream).text().contains("server_error"));
+    }
+    gateway.wait_for_log("left out while others are healthy");
+    assert_eq!(testkit::http::get(&gateway.at("/ready")).status, 503);
+    // What the caller asked wrongly says nothing of the deployment.
+    let well = told("invalid_request_error");
+    let gateway = start(&[("a", well.url(), "")], more);
+    for _ in 0..4 {
+        assert!(gateway.call(&[], &stream).text().contains("invalid_request_error"));
+    }
+    assert_eq!(testkit::http::get(&gateway.at("/ready")).status, 200);
+}
