@@ -23,6 +23,9 @@ pub struct Config {
     pub api_key: Option<Secret>,
     /// Signs each request, where the provider wants that.
     pub aws: Option<AwsKey>,
+    /// The date of Azure's API, whose paths then name the deployment:
+    /// `/openai/deployments/MODEL/chat/completions?api-version=DATE`. Default: none.
+    pub api_version: Option<Box<str>>,
     /// What it speaks.
     pub provider: &'static Provider,
     /// Which HTTP version to speak.
@@ -58,6 +61,7 @@ impl Config {
             provider: Provider::compatible(),
             api_key: None,
             aws: None,
+            api_version: None,
             http2: Http2::Auto,
             timeouts: Timeouts::default(),
             compress_requests: None,

@@ -17,6 +17,7 @@ use paceline_core::{
     RawRequest, Reply, Result, Retry,
 };
 use paceline_dialect::sse::Splitter;
+use paceline_dialect::wire;
 use paceline_telemetry::metrics::GaugeHold;
 use paceline_telemetry::task;
 use parking_lot::Mutex;
@@ -71,7 +72,9 @@ impl Http {
         clock: Clock,
         metrics: Metrics,
     ) -> Arc<Self> {
-        let prefix = format!("{}{}", config.url.prefix, config.provider.prefix);
+        let (base, own) = (&config.url.prefix, config.provider.prefix);
+        // People copy base URLs with and without it.
+        let prefix = format!("{}{own}", base.strip_suffix(own).unwrap_or(base));
         let host = HeaderValue::try_from(config.url.host_header())
             .expect("a parsed authority is a valid header value");
         let this = Arc::new(Self {
@@ -184,27 +187,35 @@ impl Http {
         }
     }
 
+    /// The path as the upstream knows it.
+    fn path(&self, raw: &RawRequest) -> Result<Bytes> {
+        match &self.config.api_version {
+            Some(version) => dated(&self.prefix, raw, version),
+            None if self.prefix.is_empty() => Ok(raw.path.clone()),
+            None => Ok(join(&self.prefix, &raw.path)),
+        }
+    }
+
     /// The request as the upstream gets it: the caller's bytes and headers, our host and key.
     fn request(&self, raw: &RawRequest, version: Version) -> Result<Request<Full<Bytes>>> {
         let url = &self.config.url;
+        let path = self.path(raw)?;
         let uri = if version == Version::HTTP_2 {
             let scheme = if url.tls { "https" } else { "http" };
             Uri::builder()
                 .scheme(scheme)
                 .authority(url.host_header())
-                .path_and_query(join(&self.prefix, &raw.path).as_ref())
+                .path_and_query(path.as_ref())
                 .build()
         } else if self.config.proxy.is_some() && !url.tls {
             // A proxy that makes no tunnel is told the whole address (RFC 9112, 3.2.2).
             Uri::builder()
                 .scheme("http")
                 .authority(url.host_header())
-                .path_and_query(join(&self.prefix, &raw.path).as_ref())
+                .path_and_query(path.as_ref())
                 .build()
-        } else if self.prefix.is_empty() {
-            Uri::from_maybe_shared(raw.path.clone()).map_err(Into::into)
         } else {
-            Uri::from_maybe_shared(join(&self.prefix, &raw.path)).map_err(Into::into)
+            Uri::from_maybe_shared(path).map_err(Into::into)
         };
         let uri = uri.map_err(|error| {
             Error::invalid("the path has characters that no URL may have").with_source(error)
@@ -350,6 +361,25 @@ impl Upstream for Http {
             self.exchange(packed.as_ref().unwrap_or(request), deadline).await
         })
     }
+}
+
+/// The path in Azure's API of that date.
+fn dated(prefix: &str, raw: &RawRequest, version: &str) -> Result<Bytes> {
+    let path = String::from_utf8_lossy(&raw.path);
+    let rest = path.strip_prefix("/v1").unwrap_or(&path);
+    let asks = if rest.contains('?') { '&' } else { '?' };
+    let model = String::from_utf8_lossy(&raw.fields.model);
+    let deployment = match raw.endpoint {
+        Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => {
+            // Only dots are a step in the path, escaped or not.
+            if model.bytes().all(|byte| byte == b'.') {
+                return Err(Error::invalid("`model` is no name of an Azure deployment"));
+            }
+            format!("/deployments/{}", wire::path_segment(&model))
+        }
+        _ => String::new(),
+    };
+    Ok(format!("{prefix}{deployment}{rest}{asks}api-version={version}").into())
 }
 
 fn join(prefix: &str, path: &[u8]) -> Bytes {

@@ -231,6 +231,11 @@ impl Provider {
         PROVIDERS.iter().find(|provider| provider.name == name)
     }
 
+    /// The same provider where it is asked by the date of its API; `None` where it has none.
+    pub fn dated(&self) -> Option<&'static Self> {
+        (self.name == AZURE_DATED.name).then_some(&AZURE_DATED)
+    }
+
     /// The simulated engine.
     pub fn simulated() -> &'static Self {
         Self::find("paceline-sim").unwrap_or(Self::compatible())
@@ -246,6 +251,17 @@ impl Provider {
         endpoint == Endpoint::Other || self.native.contains(&endpoint)
     }
 }
+
+/// Azure's API by date, whose paths name the deployment: it has no Responses.
+static AZURE_DATED: Provider = Provider {
+    name: "azure",
+    prefix: "/openai",
+    native: COMPATIBLE,
+    auth: Auth::Header("api-key"),
+    quirks: NONE,
+    idle: HOSTED,
+    ..OTHER
+};
 
 #[cfg(test)]
 mod tests {

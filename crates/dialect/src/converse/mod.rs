@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::codec::{Codec, EventReader, EventWriter, PathFacts, Target};
 use crate::neutral::{Failure, Fault, Field, Request, Response, Unsupported, Written};
+use crate::wire;
 
 /// The dialect of Bedrock's Converse.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +36,7 @@ impl Codec for Converse {
 
     fn path(&self, model: &str, stream: bool) -> String {
         let method = if stream { "converse-stream" } else { "converse" };
-        format!("/model/{}/{method}", escaped(model))
+        format!("/model/{}/{method}", wire::path_segment(model))
     }
 
     fn field(&self, field: Field) -> &'static str {
@@ -85,20 +86,6 @@ impl Codec for Converse {
     fn write_failure(&self, failure: &Failure) -> (u16, Value) {
         failure::write(failure)
     }
-}
-
-/// A model's identifier or ARN as a segment of a path: all but RFC 3986's unreserved letters
-/// is escaped, colons and slashes too.
-fn escaped(model: &str) -> String {
-    let mut path = String::with_capacity(model.len() + 8);
-    for byte in model.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            path.push(char::from(byte));
-        } else {
-            path.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    path
 }
 
 #[cfg(test)]

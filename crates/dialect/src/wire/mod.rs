@@ -12,3 +12,17 @@ pub use request::fields;
 pub use usage::usage;
 
 pub(crate) use usage::member_value;
+
+/// A model's identifier or ARN as a segment of a path: all but RFC 3986's unreserved letters
+/// is escaped, colons and slashes too.
+pub fn path_segment(model: &str) -> String {
+    let mut path = String::with_capacity(model.len() + 8);
+    for byte in model.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
+}

@@ -53,7 +53,7 @@ fn deployment(
         let help = "1 to 64 printable ASCII characters without spaces";
         faults.push(Fault::at(raw.name.span(), "`name` is no valid name", help));
     }
-    let provider = provider(&raw.provider, name);
+    let provider = provider(&raw.provider, name).and_then(|provider| dated(raw, provider));
     let url = provider.as_ref().map_err(Clone::clone).and_then(|p| url(raw, p, environment));
     let keys = keys(raw, environment);
     if raw.models.as_ref().is_some_and(Vec::is_empty) {
@@ -74,6 +74,10 @@ fn deployment(
             let config = UpstreamConfig {
                 provider,
                 aws,
+                api_version: raw
+                    .api_version
+                    .as_ref()
+                    .map(|version| version.get_ref().as_str().into()),
                 http2: match raw.http2 {
                     raw::Http2::Auto => Http2::Auto,
                     raw::Http2::Never => Http2::Never,
@@ -233,6 +237,21 @@ fn provider(named: &Spanned<String>, deployment: &str) -> Result<&'static Provid
         let message = format!("`provider` of `{deployment}` is unknown: {}", named.get_ref());
         let names: Vec<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();
         Fault::at(named.span(), message, format!("one of {}", names.join(", ")))
+    })
+}
+
+/// The provider as it is asked by the date of its API, where that is set.
+fn dated(raw: &raw::Deployment, provider: &'static Provider) -> Result<&'static Provider, Fault> {
+    let Some(version) = &raw.api_version else { return Ok(provider) };
+    let name = raw.name.get_ref();
+    let usable = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if version.get_ref().is_empty() || !version.get_ref().bytes().all(usable) {
+        let message = format!("`api_version` of `{name}` is no date of Azure's API");
+        return Err(Fault::at(version.span(), message, "write it as in \"2024-10-21\""));
+    }
+    provider.dated().ok_or_else(|| {
+        let message = format!("`{name}` has an `api_version`, and {} has none", provider.name);
+        Fault::at(version.span(), message, "leave it out, or set provider = \"azure\"")
     })
 }
 

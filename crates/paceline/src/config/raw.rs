@@ -203,6 +203,12 @@ pub(crate) struct Deployment {
     /// An AWS key that signs each request, for `bedrock`; its region gives the URL too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) aws: Option<Aws>,
+    /// For `azure`: the date of its API, such as `2024-10-21`, where the resource does not
+    /// serve `/openai/v1` yet. The model's name is then that of Azure's deployment. Default:
+    /// none.
+    #[schemars(with = "Option<String>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api_version: Option<Spanned<String>>,
     /// The models that it serves, by the names that callers use. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) models: Option<Vec<String>>,
@@ -273,6 +279,7 @@ impl Deployment {
             api_key: None,
             api_keys: Vec::new(),
             aws: None,
+            api_version: None,
             models: None,
             rename: BTreeMap::new(),
             kind: Some(kind),

@@ -377,3 +377,34 @@ fn a_client_that_expects_100_gets_it() {
     assert_framed(&upstream.requests()[0], body.as_bytes());
     assert_eq!(upstream.requests()[0].header("expect"), None);
 }
+
+#[test]
+fn azure_by_date_names_its_deployment_in_the_path() {
+    let upstream = Script::new().otherwise(Reply::json(200, &answer("good"))).start();
+    let ask = |url: &str, version: &str, path: &str, body: &str| {
+        let more = format!(
+            "provider = \"azure\"\napi_key = \"the-azure-key\"\n{version}\n\
+             rename = {{ fast = \"gpt 4o\" }}"
+        );
+        let gateway = Gateway::configured(url, &more);
+        assert_eq!(http::post(&gateway.at(path), &[], body).status, 200);
+        let request = upstream.requests().pop().unwrap();
+        assert_eq!(request.header("api-key"), Some("the-azure-key".to_owned()));
+        request.line()
+    };
+    let dated = "api_version = \"2024-10-21\"";
+    let chat = r#"{"model":"fast","messages":[{"role":"user","content":"a"}],"max_tokens":9}"#;
+    let path = "POST /openai/deployments/gpt%204o/chat/completions?api-version=2024-10-21 HTTP/1.1";
+    assert_eq!(ask(upstream.url(), dated, CHAT, chat), path);
+    // It has no Responses of its own, and nothing of Anthropic's.
+    let responses = r#"{"model":"fast","input":"a","store":false}"#;
+    assert_eq!(ask(upstream.url(), dated, "/v1/responses", responses), path);
+    assert_eq!(ask(upstream.url(), dated, "/v1/messages", chat), path);
+    // Without a date; the base URL may hold the path.
+    for url in [upstream.url().to_owned(), format!("{}/openai/v1/", upstream.url())] {
+        let line = ask(&url, "", CHAT, chat);
+        assert_eq!(line, "POST /openai/v1/chat/completions HTTP/1.1");
+        let line = ask(&url, dated, CHAT, chat);
+        assert_eq!(line, path);
+    }
+}
