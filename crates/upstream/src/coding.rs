@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ::http::HeaderMap;
 use ::http::header::ACCEPT_ENCODING;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -131,6 +131,26 @@ impl Coding {
 
 /// An item of `Accept-Encoding`, and how much it is liked in thousandths; what cannot be read
 /// is not liked.
+/// Unpacks a whole body.
+///
+/// # Errors
+/// `FileTooLarge` when it unpacks to more than `max` bytes, or beyond 4 MiB to more than a
+/// hundred times its length; else when it is not what it says it is, or breaks off.
+pub fn decode(coding: Coding, bytes: Bytes, max: usize) -> io::Result<Bytes> {
+    let mut decoder = Decoder::new(coding)?;
+    decoder.push(bytes);
+    decoder.end();
+    let mut out = BytesMut::new();
+    while let Some(piece) = decoder.next()? {
+        if out.len() + piece.len() > max {
+            let message = format!("it unpacks to more than {max} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        out.extend_from_slice(&piece);
+    }
+    Ok(out.freeze())
+}
+
 fn with_quality(item: &[u8]) -> (&[u8], u16) {
     let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().unwrap_or_default();
@@ -302,7 +322,7 @@ impl Decoder {
         let used = self.taken - self.fed.lock().bytes.len() as u64;
         if self.given > UNPACKED_BYTES_FREE.max(used.saturating_mul(UNPACKED_RATIO_MAX)) {
             let message = format!("{used} bytes unpack to more than {}", self.given);
-            return Err(io::Error::other(message));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
         Ok(Some(Bytes::copy_from_slice(&self.piece[..read])))
     }

@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ::http::header::{
-    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
-    TRANSFER_ENCODING,
+    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap,
+    HeaderValue, TRANSFER_ENCODING,
 };
 use ::http::{Method, Request, Response, StatusCode, Version};
 use bytes::{Bytes, BytesMut};
@@ -16,7 +16,8 @@ use http_body::Body as _;
 use hyper::body::Incoming as HyperBody;
 use paceline_core::{Dialect, Endpoint, Error, ErrorKind, Name, Origin, Result, Retry, RunId};
 use paceline_telemetry::metrics::{self, Registry};
-use paceline_upstream::coding::Coding;
+use paceline_telemetry::task;
+use paceline_upstream::coding::{Coding, INLINE_BYTES_MAX, decode};
 
 use crate::http::listen::Stop;
 use crate::http::models;
@@ -172,8 +173,12 @@ impl Edge {
         let dialect = || paths::dialect(asked, path, &head.headers);
         match asked {
             Asked::Call(endpoint) => {
-                let body = self.read(&head.headers, body).await?;
+                let mut body = self.read(&head.headers, body).await?;
                 let mut headers = head.headers;
+                if let Some(coding) = headers.remove(CONTENT_ENCODING) {
+                    headers.remove(CONTENT_LENGTH);
+                    body = self.unpacked(&coding, body).await?;
+                }
                 let path = call_path(endpoint, path, head.uri.query(), &mut headers);
                 let method = head.method;
                 let incoming = Incoming { endpoint, method, path, run, headers, body, arrived };
@@ -217,7 +222,7 @@ impl Edge {
         let max = self.config.body_bytes_max;
         let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         if declared.is_some_and(|len: usize| len > max) {
-            return Err(self.too_large());
+            return Err(self.too_large("exceeds"));
         }
         let clock = self.pipeline.clock();
         let mut body = pin!(body);
@@ -247,7 +252,7 @@ impl Edge {
             };
             let have = first.as_ref().map_or(rest.len(), Bytes::len);
             if have + data.len() > max {
-                return Err(self.too_large());
+                return Err(self.too_large("exceeds"));
             }
             if have == 0 {
                 first = Some(data);
@@ -265,10 +270,44 @@ impl Edge {
         }
     }
 
-    fn too_large(&self) -> Error {
+    /// The body as the stages read it, where the caller has packed it.
+    async fn unpacked(&self, coding: &HeaderValue, body: Bytes) -> Result<Bytes> {
+        let name = coding.as_bytes().trim_ascii();
+        if name.eq_ignore_ascii_case(b"identity") || body.is_empty() {
+            return Ok(body);
+        }
+        let Some(coding) = Coding::named(name) else {
+            let message = "`Content-Encoding` must be one of zstd, br and gzip, or be left out";
+            return Err(Error::invalid(message).with_param("content-encoding"));
+        };
+        let max = self.config.body_bytes_max;
+        let inline = body.len() <= INLINE_BYTES_MAX;
+        let unpack = move || decode(coding, body, max);
+        let unpacked = if inline {
+            unpack()
+        } else {
+            let unpacking = task::spawn_blocking("gateway.unpack", unpack).await;
+            unpacking.map_err(|error| {
+                let message = "a body was not unpacked";
+                Error::new(ErrorKind::Internal, Origin::Paceline, Retry::SameTarget, message)
+                    .with_source(error)
+            })?
+        };
+        unpacked.map_err(|error| match error.kind() {
+            std::io::ErrorKind::FileTooLarge => {
+                self.too_large("unpacks to a hundred times its length, or exceeds")
+            }
+            _ => {
+                let message = format!("the body is not the {} it is said to be", coding.name());
+                Error::invalid(message).with_param("content-encoding").with_source(error)
+            }
+        })
+    }
+
+    fn too_large(&self, how: &str) -> Error {
         self.refused(Refused::BodyTooLarge);
         let message = format!(
-            "the body exceeds {} bytes; the operator can raise `body_bytes_max`",
+            "the body {how} {} bytes; the operator can raise `body_bytes_max`",
             self.config.body_bytes_max
         );
         Error::new(ErrorKind::BodyTooLarge, Origin::Client, Retry::Never, message)

@@ -80,19 +80,14 @@ fn requests_reach_an_upstream_packed_where_it_takes_that() {
 }
 
 #[test]
-fn requests_that_are_short_or_dense_or_packed_already_are_left_alone() {
+fn requests_that_are_short_are_left_alone() {
     let upstream = Script::new().otherwise(Reply::json(200, &answer("there"))).start();
     let gateway = Gateway::configured(upstream.url(), "compress_requests = \"zstd\"");
-    let check = |headers: &[(&str, &str)], body: &str| {
-        assert_eq!(gateway.call(headers, body).status, 200);
-        let seen = &upstream.requests()[upstream.count() - 1];
-        assert_framed(seen, body.as_bytes());
-        seen.headers("content-encoding")
-    };
-    assert_eq!(check(&[], &chat("short", "")), [""; 0]);
-    // Whatever this means, it is said already, and saying it twice would say another thing.
-    let marked = [("content-encoding", "identity")];
-    assert_eq!(check(&marked, &chat(&text(500), "")), ["identity"]);
+    let short = chat("short", "");
+    assert_eq!(gateway.call(&[], &short).status, 200);
+    let seen = &upstream.requests()[upstream.count() - 1];
+    assert_framed(seen, short.as_bytes());
+    assert_eq!(seen.headers("content-encoding"), [""; 0]);
     let plain = Gateway::configured(upstream.url(), "");
     let body = chat(&text(500), "");
     assert_eq!(plain.call(&[], &body).status, 200);
@@ -275,4 +270,39 @@ fn a_packed_stream_that_breaks_off_ends_with_an_error_event() {
     let response = gateway.call(&[("accept-encoding", "zstd")], chat("a", STREAM));
     let text = unpack("zstd", &response.body);
     assert!(text.contains("one") && text.contains("upstream_broken"), "{text}");
+}
+
+#[test]
+fn packed_requests_are_unpacked() {
+    let upstream = Script::new().otherwise(Reply::json(200, &answer("good"))).start();
+    let gateway = Gateway::start(once().upstream(upstream.url()));
+    let refused = || gateway.metric("paceline_refused_total{reason=\"body_too_large\"}");
+    for body in [chat("a", ""), chat(&text(20_000), "")] {
+        for coding in CODINGS {
+            let packed = pack(coding, body.as_bytes());
+            assert_eq!(gateway.call(&[("content-encoding", coding)], &packed).status, 200);
+            let request = upstream.requests().pop().unwrap();
+            assert_framed(&request, body.as_bytes());
+            assert_eq!(request.header("content-encoding"), None);
+            // What breaks off, what is something else, what unpacks to too much.
+            let cut = &packed[..packed.len() / 2];
+            for bytes in [cut, body.as_bytes()] {
+                let response = gateway.call(&[("content-encoding", coding)], bytes);
+                assert_error(&response, 400, "invalid_request");
+            }
+        }
+    }
+    let sent = upstream.count();
+    for coding in CODINGS {
+        let before = refused();
+        let bomb = pack(coding, &vec![b' '; 80 << 20]);
+        assert!(bomb.len() < 1 << 20);
+        let response = gateway.call(&[("content-encoding", coding)], &bomb);
+        assert_error(&response, 413, "body_too_large");
+        assert_eq!(refused(), before + 1.0);
+    }
+    let response = gateway.call(&[("content-encoding", "deflate")], chat("a", ""));
+    assert_error(&response, 400, "invalid_request");
+    assert_eq!(gateway.call(&[("content-encoding", "identity")], chat("a", "")).status, 200);
+    assert_eq!(upstream.count(), sent + 1);
 }
