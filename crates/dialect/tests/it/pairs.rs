@@ -71,8 +71,11 @@ fn said(request: &Request) -> Value {
         .iter()
         .map(|tool| json!([tool.name, tool.description, tool.schema]))
         .collect();
+    // Where a dialect has one text, a blank line stands between the blocks.
+    let blocks: Vec<_> =
+        request.system.iter().map(|part| text(std::slice::from_ref(part))).collect();
     json!({
-        "system": text(&request.system), "turns": turns, "tools": tools,
+        "system": blocks.join("\n\n"), "turns": turns, "tools": tools,
         "choice": format!("{:?}", request.tool_choice), "stream": request.stream,
     })
 }

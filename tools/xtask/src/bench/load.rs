@@ -19,6 +19,8 @@ pub(super) struct Load {
     pub(super) body_bytes: usize,
     pub(super) connections: usize,
     pub(super) streamed: bool,
+    /// Asked in Anthropic's words, so that a gateway before the mock translates.
+    pub(super) translated: bool,
     /// Whether all requests are the same, so that a cache answers them.
     pub(super) repeated: bool,
     /// 0 switches flights and the cache on; with 1, a gateway only forwards.
@@ -42,7 +44,8 @@ impl Outcome {
 impl Load {
     /// Requests of this size over so many connections, each of them another.
     pub(super) fn distinct(body_bytes: usize, connections: usize) -> Self {
-        Self { body_bytes, connections, streamed: false, repeated: false, temperature: 0 }
+        let (streamed, translated, repeated) = (false, false, false);
+        Self { body_bytes, connections, streamed, translated, repeated, temperature: 0 }
     }
 
     /// Sends for so long. `first` is the number of the first request; no two runs may use
@@ -51,12 +54,8 @@ impl Load {
         let folder = tempfile::tempdir()?;
         let script = folder.path().join("load.lua");
         std::fs::write(&script, self.script(first))?;
-        let query = if self.streamed { STREAM_QUERY } else { "" };
-        let text = output(&mut self.command(
-            &script,
-            time,
-            &format!("{base}/v1/chat/completions{query}"),
-        ))?;
+        let url = format!("{base}{}", self.path());
+        let text = output(&mut self.command(&script, time, &url))?;
         let line = text.lines().find_map(|line| line.strip_prefix("RESULT "));
         let outcome: Outcome = serde_json::from_str(line.context("wrk told no result")?)?;
         if outcome.errors > 0 || outcome.requests == 0 {
@@ -76,6 +75,12 @@ impl Load {
         let url = format!("{base}/v1/chat/completions");
         let headers = [("Accept", "application/json"), ("Authorization", "Bearer bench-key")];
         http::compose("POST", &url, &headers, self.message(number).as_bytes())
+    }
+
+    fn path(&self) -> String {
+        let path = if self.translated { "/v1/messages" } else { "/v1/chat/completions" };
+        let query = if self.streamed { STREAM_QUERY } else { "" };
+        format!("{path}{query}")
     }
 
     fn command(&self, script: &Path, time: Duration, url: &str) -> Command {
@@ -98,10 +103,10 @@ impl Load {
 
     fn script(&self, first: u64) -> String {
         let (before, after) = self.body();
-        let query = if self.streamed { STREAM_QUERY } else { "" };
+        let path = self.path();
         let step = u64::from(!self.repeated);
         format!(
-            "local before = 'POST /v1/chat/completions{query} HTTP/1.1\\r\\nHost: bench.local\\r\\n' ..
+            "local before = 'POST {path} HTTP/1.1\\r\\nHost: bench.local\\r\\n' ..
                'Accept: application/json\\r\\nAuthorization: Bearer bench-key\\r\\n' ..
                'Content-Type: application/json\\r\\nUser-Agent: bench/1\\r\\n' ..
                'Content-Length: {length}\\r\\n\\r\\n' .. [==[{before}]==]
@@ -125,8 +130,9 @@ impl Load {
     /// The body before and after its number, which has 12 digits.
     fn body(&self) -> (String, String) {
         let stream = if self.streamed { "\"stream\":true," } else { "" };
+        let tokens = if self.translated { "\"max_tokens\":64," } else { "" };
         let before = format!(
-            "{{\"model\":\"bench\",\"temperature\":{temperature},{stream}\"messages\":[{{\"role\":\"user\",\
+            "{{\"model\":\"bench\",\"temperature\":{temperature},{tokens}{stream}\"messages\":[{{\"role\":\"user\",\
              \"content\":\"call ",
             temperature = self.temperature,
         );

@@ -41,6 +41,7 @@ impl Mock {
             tools::find_nginx_module(NGINX_ECHO).context("nginx's echo module is missing")?;
         let answer = format!(
             "location / {{ if ($args) {{ rewrite ^ /events last; }}
+               if ($http_accept = text/event-stream) {{ rewrite ^ /events last; }}
                default_type application/json; return 200 '{whole}'; }}
              location = /events {{ internal; default_type text/event-stream;
                postpone_output 65536; {events} }}",
@@ -203,6 +204,17 @@ impl Gateway {
             if response.status != 200 || response.text() != expected {
                 let text = response.text();
                 bail!("{} answers {url} with {} {text}", self.name, response.status);
+            }
+        }
+        if self.caches {
+            let url = format!("{}/v1/messages{STREAM_QUERY}", self.plain);
+            let body = body.replacen('{', r#"{"stream":true,"max_tokens":64,"#, 1);
+            let text = http::post(&url, &[], body).text();
+            // All but the first event, the one that stops, and `[DONE]` hold text.
+            if text.matches("event: content_block_delta").count() != EVENTS - 3
+                || !text.contains("event: message_stop")
+            {
+                bail!("{} tells the events in Anthropic's words as {text}", self.name);
             }
         }
         Ok(())
