@@ -121,7 +121,7 @@ impl Pipeline {
         };
         if self.keep_alive.is_for(&call) {
             record.pass_on();
-            return self.answer_alive(call).await;
+            return Box::pin(self.answer_alive(call)).await;
         }
         let result = self.run(&call).await;
         record.close(&call, result)
@@ -175,12 +175,14 @@ impl Pipeline {
 
     async fn run(self: &Arc<Self>, call: &Arc<Call>) -> Result<Reply> {
         let may = Use::of(call);
+        // Boxed, since the server moves the future of each request, and most need no room here.
+        let send = || Box::pin(self.send.send(call));
         if !may.share && !may.keep {
-            return self.send.send(call).await;
+            return send().await;
         }
         let key = Key::of(call);
         if !may.share {
-            return Ok(self.memory.keep(call, key, self.send.send(call).await?));
+            return Ok(self.memory.keep(call, key, send().await?));
         }
         if let Some(reply) = self.memory.peek(call, key) {
             return Ok(reply);

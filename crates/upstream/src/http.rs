@@ -108,8 +108,7 @@ impl Http {
         let end = deadline.or_at(start.after(self.config.timeouts.total));
         let mut sleep =
             self.clock.sleep_until(start.after(self.config.timeouts.first_byte).min(end));
-        let answer = self.first_answer(raw);
-        let mut answer = std::pin::pin!(answer);
+        let mut answer = std::pin::pin!(self.first_answer(raw));
         let head = std::future::poll_fn(|cx| {
             if let std::task::Poll::Ready(result) = answer.as_mut().poll(cx) {
                 return std::task::Poll::Ready(Some(result));
@@ -148,7 +147,8 @@ impl Http {
             Err(_) => {
                 self.metrics.slot_waits.inc();
                 let until = self.clock.now().after(self.config.timeouts.slot);
-                let waited = self.clock.timeout_at(until, slots.acquire_owned()).await;
+                let wait = self.clock.timeout_at(until, slots.acquire_owned());
+                let waited = Box::pin(wait).await;
                 waited.and_then(std::result::Result::ok).ok_or_else(|| self.full())?
             }
         };

@@ -84,6 +84,12 @@ impl Http {
                 return Ok(Line::Http1(connection));
             }
         }
+        // Boxed, so that calls on open connections carry no room for it.
+        Box::pin(self.new_line()).await
+    }
+
+    /// A new connection, or a shared one that others have opened meanwhile.
+    async fn new_line(&self) -> Result<Line> {
         let _turn = if self.speaks_http2.load(Ordering::Relaxed) {
             let turn = self.http2_gate.acquire().await.ok();
             if let Some(line) = self.shared_http2() {

@@ -190,10 +190,12 @@ impl Edge {
                 let path = call_path(Endpoint::Responses, path, query, &mut HeaderMap::new());
                 let body = Bytes::new();
                 let incoming = Incoming { endpoint, method, path, run, headers, body, arrived };
-                Ok(self.pipeline.stored(incoming, stored).await)
+                Ok(Box::pin(self.pipeline.stored(incoming, stored)).await)
             }
-            Asked::Models => models::list(&self.pipeline, dialect(), head.headers).await,
-            Asked::Model(id) => models::get(&self.pipeline, dialect(), head.headers, id).await,
+            Asked::Models => Box::pin(models::list(&self.pipeline, dialect(), head.headers)).await,
+            Asked::Model(id) => {
+                Box::pin(models::get(&self.pipeline, dialect(), head.headers, id)).await
+            }
             Asked::Health => Ok(state(true, "ok")),
             Asked::Ready => Ok(self.ready()),
             Asked::Metrics => {

@@ -1,5 +1,6 @@
 //! One listening socket a core, its connections, and their graceful end.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
@@ -8,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use ::http::{Request, Response};
 use bytes::Bytes;
+use hyper::body::Incoming as HyperBody;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -301,11 +304,8 @@ where
         .max_header_list_size(list_max);
     let activity = Arc::new(Activity::default());
     let busy = Arc::clone(&activity);
-    let service = service_fn(move |request| {
-        let busy = Busy::enter(&busy);
-        let answer = Arc::clone(&edge).respond(request);
-        async move { answer.await.map(|answer| answer.map(|body| Guarded { body, _busy: busy })) }
-    });
+    let service =
+        service_fn(move |request| guarded(Arc::clone(&edge), request, Busy::enter(&busy)));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut ending = false;
     let result = std::future::poll_fn(|cx| {
@@ -335,6 +335,17 @@ where
     if let Err(error) = result {
         debug!(error = &*error, "connection ended early");
     }
+}
+
+/// Answers one request, and holds `busy` until the answer has gone. The future is moved once a
+/// request, so it does not hold that of the answer twice.
+async fn guarded(
+    edge: Arc<Edge>,
+    request: Request<HyperBody>,
+    busy: Busy,
+) -> Result<Response<Guarded>, Infallible> {
+    let response = edge.respond(request).await?;
+    Ok(response.map(|body| Guarded { body, _busy: busy }))
 }
 
 /// What a new connection sees first.

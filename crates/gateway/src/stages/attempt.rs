@@ -1,6 +1,7 @@
 //! One attempt at a deployment, and what it tells of its health, its speed and its limits.
 
 use std::borrow::Cow;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ impl Send {
         if let Some(deadline) = call.deadline.0 {
             self.in_time(call, deadline, &lease).map_err(Failed::of)?;
         }
-        let once = self.once(call, model, at, begun);
+        let once = pin!(self.once(call, model, at, begun));
         let (sent, pass) = watched(once, pass, &self.shared.clock).await;
         let shown = match &sent {
             Ok(reply) | Err(Failed { result: Ok(reply), .. }) => Some(&reply.headers),
@@ -259,12 +260,11 @@ const fn limit_of(class: FailureClass, status: u16) -> Option<Class> {
 /// Lets an attempt run, and tells its pass after a second without a refusal that it was
 /// accepted: some providers refuse at once or never.
 async fn watched(
-    attempt: impl Future<Output = Result<Reply, Failed>>,
+    mut attempt: Pin<&mut impl Future<Output = Result<Reply, Failed>>>,
     pass: Option<Pass>,
     clock: &Clock,
 ) -> (Result<Reply, Failed>, Option<Pass>) {
     let Some(mut pass) = pass else { return (attempt.await, None) };
-    let mut attempt = std::pin::pin!(attempt);
     if let Some(sent) = clock.timeout_at(clock.now().after(ACCEPTED_AFTER), &mut attempt).await {
         return (sent, Some(pass));
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::pipeline::Shared;
 use crate::stages::attempt::{Errand, Failed};
 use crate::stages::line::Turn;
-use crate::stages::routes::{Deployment, Route};
+use crate::stages::routes::{Chain, Deployment, Route};
 use crate::stages::stored::TakenUp;
 use crate::stages::verdict::{Again, Fallback, Verdict};
 
@@ -103,6 +103,18 @@ impl Send {
             let ask = Ask { model, route: routes.find(model)?, patient: true, only };
             return self.try_model(call, ask).await.result;
         };
+        // Boxed, so that calls without a chain carry no room for it.
+        Box::pin(self.send_along(call, chain, only)).await
+    }
+
+    /// Sends the call to each model of a chain until one answers.
+    async fn send_along(
+        &self,
+        call: &Arc<Call>,
+        chain: &Chain,
+        only: Option<usize>,
+    ) -> Result<Reply> {
+        let routes = &self.shared.routes;
         let (mut rest, mut longer) = (chain.models.iter(), chain.longer.as_ref());
         let mut next = rest.next();
         let mut result = Err(nobody());
