@@ -137,11 +137,30 @@ impl Members {
         self.take(name).map(|value| Self::of(value, path)).transpose()
     }
 
-    /// Moves what is left over, with its paths, to `extra`.
+    /// Moves what is left over, with its paths, to `extra`. An empty list asks for nothing:
+    /// some clients send one for each option that they have.
     pub(crate) fn rest(self, extra: &mut Vec<(String, Value)>) {
         let Self { path, map } = self;
         let named = |name: String| if path.is_empty() { name } else { format!("{path}.{name}") };
-        let left = map.into_iter().filter(|(_, value)| !value.is_null());
+        let asks =
+            |value: &Value| !value.is_null() && value.as_array().is_none_or(|l| !l.is_empty());
+        let left = map.into_iter().filter(|(_, value)| asks(value));
         extra.extend(left.map(|(name, value)| (named(name), value)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_asks_for_nothing_is_not_left_over() {
+        let body = json!({"a": null, "b": [], "c": {}, "d": [1], "e": false});
+        let mut extra = Vec::new();
+        Members::of(body, "x").unwrap().rest(&mut extra);
+        let names: Vec<_> = extra.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x.c", "x.d", "x.e"]);
     }
 }

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use super::{details, incoming};
 use crate::members::Members;
-use crate::neutral::{CacheMark, CacheTtl, Fault, Message, Part, Request, Role, Seal, Source};
+use crate::neutral::{
+    CacheMark, CacheTtl, Fault, Message, Part, Request, Role, Seal, Source, Vendor,
+};
 use crate::responses::media;
 
 type Extra = Vec<(String, Value)>;
@@ -196,6 +198,9 @@ fn assistant(
         let id = call.required_text("id")?;
         let seal = call.take("extra_content").and_then(|extra| incoming::google_seal(&extra));
         let mut function = needed(&mut call, "function")?;
+        let seal = [litellm_seal(&mut call, extra)?, litellm_seal(&mut function, extra)?]
+            .into_iter()
+            .fold(seal, Option::or);
         let name = function.required_text("name")?;
         let arguments = function.text("arguments")?.unwrap_or_default();
         called.insert(id.clone(), name.clone());
@@ -206,13 +211,20 @@ fn assistant(
     }
     // That the answer is to go on with the last turn, which other dialects do of themselves.
     message.flag("prefix")?;
-    // What servers add to an answer, and clients send back as it came.
-    for name in ["annotations", "provider_specific_fields"] {
-        message.take(name).filter(|value| !is_empty(value)).into_iter().for_each(|value| {
-            extra.push((message.path(name), value));
-        });
+    // What LiteLLM adds to an answer, and its callers send back as it came.
+    if let Some(fields) = message.object("provider_specific_fields")? {
+        fields.rest(extra);
     }
     Ok(parts)
+}
+
+/// Google's seal of a call in LiteLLM's words, which stand on the call or on its function, and
+/// beside `extra_content` at clients that know both.
+fn litellm_seal(item: &mut Members, extra: &mut Extra) -> Result<Option<Seal>, Fault> {
+    let Some(mut fields) = item.object("provider_specific_fields")? else { return Ok(None) };
+    let data = fields.text("thought_signature")?;
+    fields.rest(extra);
+    Ok(data.map(|data| Seal { vendor: Vendor::Google, data, item: None }))
 }
 
 /// What the model thought, as it comes back: with seals in `reasoning_details`, and else as
@@ -231,10 +243,6 @@ fn thoughts(message: &mut Members) -> Result<(Vec<Part>, HashMap<String, Seal>),
         parts.insert(0, Part::Thinking { text, seal: None });
     }
     Ok((parts, seals))
-}
-
-fn is_empty(value: &Value) -> bool {
-    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|o| o.is_empty())
 }
 
 fn result(

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::http::edge::answer;
 use crate::pipeline::Pipeline;
 use crate::stages::admit::strip;
+use crate::stages::prepare::headers as told_headers;
 use crate::stages::record::Answer;
 use crate::stages::routes::{Deployment, Models};
 
@@ -151,26 +152,75 @@ async fn ask(
     headers: &HeaderMap,
 ) -> Result<Vec<Map<String, Value>>> {
     let now = pipeline.clock().now();
+    let deployment = &pipeline.models().deployments()[at];
+    let (name, provider) = (deployment.target.name(), deployment.provider);
+    let path = match provider.conversation {
+        // By itself, each tells a page of its models.
+        Endpoint::Messages => "/v1/models?limit=1000",
+        Endpoint::Generate => "/v1beta/models?pageSize=1000",
+        Endpoint::Converse => {
+            let message = format!("`{name}` cannot list its models: name them in its `models`");
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                Origin::Paceline,
+                Retry::OtherTarget,
+                message,
+            ));
+        }
+        _ => "/v1/models",
+    };
+    let translated = path != "/v1/models";
+    let headers = if translated { told_headers(headers, provider, false) } else { headers.clone() };
     let request = RawRequest {
         endpoint: Endpoint::Other,
         method: Method::GET,
-        path: Bytes::from_static(b"/v1/models"),
-        headers: headers.clone(),
+        path: Bytes::from_static(path.as_bytes()),
+        headers,
         body: Bytes::new(),
         fields: Fields::default(),
     };
     let deadline = Deadline(Some(now.after(LIST_TIMEOUT)));
     let reply = pipeline.models().upstream(at).send(&request, deadline).await?;
-    let listed = match (reply.status, reply.body) {
+    let list = match (reply.status, reply.body) {
         (StatusCode::OK, Body::Whole(bytes)) => serde_json::from_slice::<Value>(&bytes).ok(),
         _ => None,
     };
-    let data = listed.as_ref().and_then(|list| list.get("data")?.as_array());
-    data.map(|data| data.iter().filter_map(|model| model.as_object().cloned()).collect())
-        .ok_or_else(|| {
-            let name = pipeline.models().deployments()[at].target.name();
-            let message =
-                format!("the upstream `{name}` gave no list of models (status {})", reply.status);
-            Error::new(ErrorKind::UpstreamBroken, Origin::Upstream, Retry::SameTarget, message)
-        })
+    list.as_ref().and_then(|list| models(list, translated, name)).ok_or_else(|| {
+        let message =
+            format!("the upstream `{name}` gave no list of models (status {})", reply.status);
+        Error::new(ErrorKind::UpstreamBroken, Origin::Upstream, Retry::SameTarget, message)
+    })
+}
+
+/// The models of a list in any vendor's words; `translated`, only their names are kept.
+fn models(list: &Value, translated: bool, owner: &str) -> Option<Vec<Map<String, Value>>> {
+    let models = list.get("data").or(list.get("models"))?.as_array()?.iter();
+    let objects = models.filter_map(Value::as_object);
+    if !translated {
+        return Some(objects.cloned().collect());
+    }
+    let id = |model: &Map<String, Value>| {
+        let name = model.get("id").or(model.get("name"))?.as_str()?;
+        Some(listed(name.trim_start_matches("models/"), owner))
+    };
+    Some(objects.filter_map(id).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_other_dialects_are_read() {
+        let check = |list: Value, translated: bool, expected: Value| {
+            let found = models(&list, translated, "up").map(|models| json!(models));
+            assert_eq!(found.unwrap_or_default(), expected);
+        };
+        let told = json!([{"id": "m", "object": "model", "created": 0, "owned_by": "up"}]);
+        check(json!({"data": [{"type": "model", "id": "m"}]}), true, told.clone());
+        check(json!({"models": [{"name": "models/m", "version": "1"}]}), true, told);
+        let own = json!([{"id": "m", "object": "model", "max_model_len": 9}]);
+        check(json!({"data": own}), false, own);
+        check(json!({"error": {}}), false, Value::Null);
+    }
 }

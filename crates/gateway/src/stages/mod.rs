@@ -11,7 +11,7 @@ pub(crate) mod hedge;
 pub(crate) mod keep_alive;
 pub(crate) mod line;
 mod prefill;
-mod prepare;
+pub(crate) mod prepare;
 pub(crate) mod record;
 pub(crate) mod routes;
 pub(crate) mod send;

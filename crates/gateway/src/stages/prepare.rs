@@ -95,7 +95,7 @@ fn spliced(body: &Bytes, span: Span, text: &str) -> (Bytes, Span) {
 
 /// The headers that mean the same to every upstream, and the caller's key where this one
 /// looks for it. What belongs to the caller's dialect stays here.
-fn headers(from: &HeaderMap, provider: &Provider, stream: bool) -> HeaderMap {
+pub(crate) fn headers(from: &HeaderMap, provider: &Provider, stream: bool) -> HeaderMap {
     const KEPT: [HeaderName; 4] = [
         USER_AGENT,
         HeaderName::from_static("traceparent"),

@@ -21,7 +21,7 @@ calls = [{ name = \"look\", arguments = { city = \"Oslo\" } }]
 text = \"Hello yourself.\"
 ";
 
-const VENDORS: [&str; 4] = ["openai", "anthropic", "gemini", "bedrock"];
+pub(crate) const VENDORS: [&str; 4] = ["openai", "anthropic", "gemini", "bedrock"];
 
 fn scripted(folder: &TempDir, vendor: &str, more: &[&str]) -> Running {
     let path = folder.path().join("script.toml");
@@ -33,7 +33,7 @@ fn scripted(folder: &TempDir, vendor: &str, more: &[&str]) -> Running {
 }
 
 /// A gateway before a provider.
-fn before(vendor: &str, url: &str, more: &str) -> Gateway {
+pub(crate) fn before(vendor: &str, url: &str, more: &str) -> Gateway {
     let key = if vendor == "bedrock" {
         "[deployments.aws]\nregion = \"eu-west-1\"\naccess_key_id = \"the-key\"\nsecret_access_key = \"s\"\n"
     } else {
@@ -188,6 +188,32 @@ fn every_caller_is_served_by_every_provider() {
         }
     }
     assert_eq!(pairs, 32);
+}
+
+#[test]
+fn models_are_listed_in_every_callers_words() {
+    let folder = tempfile::tempdir().unwrap();
+    for vendor in VENDORS {
+        let sim = scripted(&folder, vendor, &["--key", "the-key"]);
+        let gateway = before(vendor, &sim.urls()[0], "");
+        let list = |path: &str, headers: &[(&str, &str)]| {
+            let response = http::request("GET", &gateway.at(path), headers, b"");
+            let body: Value = serde_json::from_slice(&response.body).unwrap();
+            (response.status, body)
+        };
+        let (status, openai) = list("/v1/models", &[]);
+        if vendor == "bedrock" {
+            let why = openai["error"]["message"].as_str().unwrap();
+            assert!(status == 404 && why.contains("`models`"), "{openai}");
+            continue;
+        }
+        let found = (&openai["data"][0]["id"], &openai["data"][0]["object"]);
+        assert_eq!((status, found), (200, (&json!("sim"), &json!("model"))), "{vendor}: {openai}");
+        let (status, claude) = list("/v1/models", &[("anthropic-version", "2023-06-01")]);
+        assert_eq!((status, &claude["data"][0]["id"]), (200, &json!("sim")), "{vendor}");
+        let (status, gemini) = list("/v1beta/models", &[]);
+        assert_eq!((status, &gemini["models"][0]["name"]), (200, &json!("models/sim")), "{vendor}");
+    }
 }
 
 #[test]

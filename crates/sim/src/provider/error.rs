@@ -36,6 +36,15 @@ impl Refusal {
         Self::new(404, message)
     }
 
+    /// "Previous response with id '…' not found." (an error of the API itself).
+    pub(crate) fn not_stored(id: &str) -> Self {
+        Self {
+            param: Some("previous_response_id".to_owned()),
+            code: Some("previous_response_not_found"),
+            ..Self::invalid(format!("Previous response with id '{id}' not found."))
+        }
+    }
+
     pub(crate) fn not_allowed(method: &Method) -> Self {
         Self::new(405, format!("{method} is not allowed here"))
     }

@@ -207,12 +207,16 @@ impl Simulated {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         let id = self.id();
         match &operation {
-            Operation::Models => return Ok(json_response(&operation.models(&self.config.model))),
+            Operation::Models => {
+                let models = Operation::models(self.vendor, &self.config.model);
+                return Ok(json_response(&models));
+            }
             Operation::Stored { id, items } => return self.stored(method, id, *items),
             _ => {}
         }
         let body: Value = serde_json::from_slice(body)
             .map_err(|error| Refusal::invalid(format!("could not parse the JSON body: {error}")))?;
+        let body = self.continued(&operation, body)?;
         let asked = operation.ask(&body).map_err(|wrong| Refusal::wrong(self.vendor, &wrong))?;
         let mut mishap = self.faults.draw(self.config.seed, number);
         if let Some(fault) = headers.get(FAULT_HEADER).and_then(|fault| fault.to_str().ok()) {
@@ -272,6 +276,18 @@ impl Simulated {
         let left = limits.enter((key, model), tokens, now).map_err(Refusal::limited)?;
         let who = (key.to_owned(), model.to_owned());
         Ok((left, Permit { limits: Arc::clone(&self.limits), who }))
+    }
+
+    /// A request of responses with the stored conversation that it continues.
+    fn continued(&self, operation: &Operation, body: Value) -> Result<Value, Refusal> {
+        let Some(id) = body["previous_response_id"].as_str() else { return Ok(body) };
+        if !matches!(operation, Operation::Responses) {
+            return Ok(body);
+        }
+        match self.stored.lock().get(id) {
+            Some((answer, input)) => Ok(openai::continued(&body, input, answer)),
+            None => Err(Refusal::not_stored(id)),
+        }
     }
 
     /// Keeps an answer of responses, where that is not forbidden.

@@ -417,6 +417,17 @@ pub(crate) fn chat_events(say: &Say, asked: &Asked, id: &str) -> Vec<Vec<u8>> {
     out
 }
 
+/// A request of responses as if it came with what was asked and answered before it.
+pub(crate) fn continued(body: &Value, asked: &Value, answer: &Value) -> Value {
+    let list = |input: &Value| match input {
+        Value::String(text) => vec![json!({"role": "user", "content": text})],
+        items => items.as_array().cloned().unwrap_or_default(),
+    };
+    let mut body = body.clone();
+    body["input"] = [list(asked), list(&answer["output"]), list(&body["input"])].concat().into();
+    body
+}
+
 /// Checks a request of responses.
 pub(crate) fn responses(body: &Value) -> Result<Asked, Wrong> {
     check(body, &RESPONSES, "", true)?;

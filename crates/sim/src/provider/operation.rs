@@ -144,19 +144,30 @@ impl Operation {
         }
     }
 
-    /// The list of models, which fits all vendors that have one.
-    pub(crate) fn models(&self, model: &str) -> Value {
+    /// The list of a vendor's models.
+    pub(crate) fn models(vendor: Vendor, model: &str) -> Value {
         let note = "a simulated provider: texts mean nothing";
-        json!({
-            "object": "list", "has_more": false, "first_id": model, "last_id": model,
-            "data": [{
-                "id": model, "object": "model", "created": 1_790_000_000, "owned_by": "paceline-sim",
-                "type": "model", "display_name": note, "created_at": "2026-09-21T00:00:00Z",
-            }],
-            "models": [{
-                "name": format!("models/{model}"), "displayName": note, "version": "1",
-                "supportedGenerationMethods": ["generateContent", "streamGenerateContent"],
-            }],
-        })
+        match vendor {
+            Vendor::OpenAi | Vendor::Bedrock => json!({
+                "object": "list",
+                "data": [{
+                    "id": model, "object": "model", "created": 1_790_000_000,
+                    "owned_by": "paceline-sim",
+                }],
+            }),
+            Vendor::Anthropic => json!({
+                "has_more": false, "first_id": model, "last_id": model,
+                "data": [{
+                    "type": "model", "id": model, "display_name": note,
+                    "created_at": "2026-09-21T00:00:00Z",
+                }],
+            }),
+            Vendor::Gemini => json!({
+                "models": [{
+                    "name": format!("models/{model}"), "displayName": note, "version": "1",
+                    "supportedGenerationMethods": ["generateContent", "streamGenerateContent"],
+                }],
+            }),
+        }
     }
 }

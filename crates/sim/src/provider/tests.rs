@@ -115,3 +115,15 @@ fn what_is_wrong_is_named() {
     let turns = json!([said("user"), {"role": "assistant", "content": [used]}]);
     bedrock(json!({"messages": turns}), "toolConfig");
 }
+
+#[test]
+fn a_stored_answer_goes_on_with_its_conversation() {
+    let answer = json!({"output": [
+        {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+    ]});
+    let result = json!({"type": "function_call_output", "call_id": "c", "output": "rain"});
+    let body = json!({"model": "m", "previous_response_id": "r", "input": [result]});
+    let body = openai::continued(&body, &json!("The weather?"), &answer);
+    let asked = ask(Vendor::OpenAi, "/v1/responses", &body).unwrap();
+    assert_eq!((asked.last.as_str(), asked.turns, asked.results), ("The weather?", 1, true));
+}

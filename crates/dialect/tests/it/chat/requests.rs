@@ -208,6 +208,36 @@ fn seals_go_to_servers_that_want_them_back_only() {
 }
 
 #[test]
+fn a_seal_of_a_call_comes_back_in_litellms_words_too() {
+    let sealed = json!({"thought_signature": "S="});
+    let check = |call: Value, function: Value, seal: Option<&str>, extra: &[&str]| {
+        let mut call = call;
+        let named = json!({"name": "f", "arguments": "{}", "provider_specific_fields": function});
+        (call["id"], call["type"], call["function"]) = (json!("x"), json!("function"), named);
+        let answer = json!({"role": "assistant", "content": null, "tool_calls": [call],
+            "provider_specific_fields": {"refusal": null}});
+        let user = json!({"role": "user", "content": "Hi"});
+        let result = json!({"role": "tool", "tool_call_id": "x", "content": "1"});
+        let read = read(json!({"messages": [user, answer, result]})).unwrap();
+        let Part::ToolCall { seal: found, .. } = &read.messages[1].parts[0] else { panic!() };
+        assert_eq!(
+            found.as_ref().map(|seal| (seal.vendor, seal.data.as_str())),
+            seal.map(|data| (Vendor::Google, data))
+        );
+        let left: Vec<_> = read.extra.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(left, extra);
+    };
+    let google = json!({"google": {"thought_signature": "G="}});
+    check(json!({"provider_specific_fields": sealed}), Value::Null, Some("S="), &[]);
+    check(json!({}), sealed.clone(), Some("S="), &[]);
+    check(json!({"extra_content": google}), sealed, Some("G="), &[]);
+    check(json!({"provider_specific_fields": {}}), Value::Null, None, &[]);
+    let other = json!({"caller": "y"});
+    let left = "messages[1].tool_calls[0].provider_specific_fields.caller";
+    check(json!({"provider_specific_fields": other}), Value::Null, None, &[left]);
+}
+
+#[test]
 fn answers_tell_when_the_call_came_where_their_dialect_tells_no_time() {
     let claude = json!({"id": "m", "content": [{"type": "text", "text": "Hi"}], "usage": {}});
     let told = Anthropic.read_response(claude).unwrap();
