@@ -79,6 +79,19 @@ pub fn python() -> PathBuf {
     installed(cache().join("python/bin/python"), "Python with the openai package")
 }
 
+/// The folder under `.cache/` with the environment of an agent framework.
+pub fn framework_folder(name: &str) -> String {
+    format!("frameworks/{name}")
+}
+
+/// The interpreter of the virtual environment with a pinned agent framework.
+pub fn framework(name: &str) -> PathBuf {
+    let path = cache().join(framework_folder(name)).join("bin/python");
+    let command = "cargo xtask test --frameworks";
+    assert!(path.exists(), "{name} is missing: `{command}` installs it into .cache/");
+    path
+}
+
 /// The pinned Node.
 pub fn node() -> PathBuf {
     let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };

@@ -31,6 +31,14 @@ pub(crate) fn tests(phases: &mut Phases) -> Result<()> {
     phases.run("tests", || run(cargo().args(["test", "--locked", "--workspace", "--no-fail-fast"])))
 }
 
+/// Builds and runs the tests with agent frameworks, which `tests` leaves out.
+pub(crate) fn frameworks(phases: &mut Phases) -> Result<()> {
+    let it = ["test", "--locked", "-p", "paceline", "--test", "it"];
+    phases.run("build the tests", || run(cargo().args(it).arg("--no-run")))?;
+    let only = ["frameworks::", "--", "--ignored"];
+    phases.run("agent frameworks", || run(cargo().args(it).args(["--no-fail-fast"]).args(only)))
+}
+
 /// Builds and runs `paceline demo`.
 pub(crate) fn demo(options: &[String]) -> Result<()> {
     eprintln!("==> building Paceline (a release build; some minutes the first time)");

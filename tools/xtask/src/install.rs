@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use testkit::clients::FRAMEWORKS;
 use testkit::tools;
 
 use crate::phases::{Phases, cargo, output};
@@ -32,8 +33,17 @@ pub(crate) const NGINX_ECHO: &str = "ngx_http_echo_module.so";
 pub(crate) fn for_tests(phases: &mut Phases) -> Result<()> {
     cargo_deny(phases)?;
     debian(phases, FOR_TESTS)?;
-    python(phases)?;
+    python(phases, "python", "python")?;
     node(phases)
+}
+
+/// Everything that `cargo xtask test --frameworks` needs: their versions conflict, so each has
+/// an environment of its own.
+pub(crate) fn for_frameworks(phases: &mut Phases) -> Result<()> {
+    FRAMEWORKS.iter().try_for_each(|name| {
+        let folder = tools::framework_folder(name);
+        python(phases, &folder, &folder)
+    })
 }
 
 /// Everything that `cargo xtask bench` needs.
@@ -70,12 +80,13 @@ pub(crate) fn cargo_deny(phases: &mut Phases) -> Result<()> {
     })
 }
 
-/// A virtual environment with the Python SDKs.
-fn python(phases: &mut Phases) -> Result<()> {
-    let file = tools::repository().join("tools/testkit/clients/python/requirements.txt");
+/// A virtual environment in `.cache/NAME` with the packages of `clients/FROM/requirements.txt`.
+fn python(phases: &mut Phases, name: &str, from: &str) -> Result<()> {
+    let clients = tools::repository().join("tools/testkit/clients");
+    let file = clients.join(from).join("requirements.txt");
     let pins = read(&file)?;
     let what = format!("the {} Python packages of {}", pins.lines().count(), shown(&file));
-    install_stamped(phases, "python", &what, &pins, |folder| {
+    install_stamped(phases, name, &what, &pins, |folder| {
         need("python3", "the package python3")?;
         let venv = output(Command::new("python3").args(["-m", "venv"]).arg(folder));
         let python = folder.join("bin/python");

@@ -26,7 +26,11 @@ enum Command {
     /// Format, lints, layers, dependency policy, and the rules of the tree.
     Check,
     /// All tests, after `check`; installs what they need into .cache/ first.
-    Test,
+    Test {
+        /// Only the tests with agent frameworks, which download about a gigabyte.
+        #[arg(long)]
+        frameworks: bool,
+    },
     /// Builds Paceline and shows its main job on a simulated engine.
     Demo {
         /// Options of `paceline demo`.
@@ -78,7 +82,11 @@ fn run(command: Command) -> Result<()> {
             install::cargo_deny(&mut phases)?;
             check::all(&mut phases)?;
         }
-        Command::Test => {
+        Command::Test { frameworks: true } => {
+            install::for_frameworks(&mut phases)?;
+            check::frameworks(&mut phases)?;
+        }
+        Command::Test { frameworks: false } => {
             install::for_tests(&mut phases)?;
             check::all(&mut phases)?;
             check::tests(&mut phases)?;

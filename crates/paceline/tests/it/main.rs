@@ -14,6 +14,7 @@ mod dialects;
 mod disconnects;
 mod endpoints;
 mod flights;
+mod frameworks;
 mod http2;
 mod keep_alive;
 mod limits;

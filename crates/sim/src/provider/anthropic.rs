@@ -251,11 +251,14 @@ fn asked(body: &Value) -> Result<Asked, Wrong> {
         Some(text) => text.to_owned(),
         None => of(message, "text").filter_map(|block| block["text"].as_str()).collect(),
     };
+    let results = messages.last().into_iter().flat_map(|message| of(message, "tool_result"));
+    let given: String = results.map(Value::to_string).collect();
     Ok(Asked {
         model: body["model"].as_str().unwrap_or_default().to_owned(),
         last: users.map(text).find(|text: &String| !text.is_empty()).unwrap_or_default(),
         turns: messages.iter().filter(|message| message["role"] == "assistant").count(),
-        results: messages.last().is_some_and(|message| of(message, "tool_result").count() > 0),
+        results: !given.is_empty(),
+        given,
         tools,
         must_call: match choice["type"].as_str() {
             Some("none") => Must::Never,

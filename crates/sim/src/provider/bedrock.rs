@@ -156,11 +156,15 @@ pub(crate) fn converse(body: &Value, model: &str, stream: bool) -> Result<Asked,
     };
     let choice = &body["toolConfig"]["toolChoice"];
     let mut users = messages.iter().rev().filter(|message| message["role"] == "user").map(text);
+    let results = messages.last().into_iter().flat_map(blocks).map(|block| &block["toolResult"]);
+    let given =
+        results.filter(|result| !result.is_null()).map(Value::to_string).collect::<String>();
     Ok(Asked {
         model: model.to_owned(),
         last: users.find(|text| !text.is_empty()).unwrap_or_default(),
         turns: messages.iter().filter(|message| message["role"] == "assistant").count(),
-        results: !ids(messages.last(), "toolResult").is_empty(),
+        results: !given.is_empty(),
+        given,
         tools,
         must_call: match choice["tool"]["name"].as_str() {
             Some(name) => Must::This(name.to_owned()),

@@ -208,11 +208,16 @@ pub(crate) fn generate(body: &Value, model: &str, stream: bool) -> Result<Asked,
         declared.flat_map(|tool| tool["functionDeclarations"].as_array().into_iter().flatten());
     let json_wanted = config["responseMimeType"] == "application/json";
     let schema = config.get("responseJsonSchema").or(config.get("responseSchema"));
+    let results = contents.last().map(parts).unwrap_or_default();
+    let results = results.iter().map(|part| &part["functionResponse"]);
+    let given =
+        results.filter(|result| !result.is_null()).map(Value::to_string).collect::<String>();
     Ok(Asked {
         model: model.to_owned(),
         last: users.clone().find(|text| !text.is_empty()).unwrap_or_default(),
         turns: contents.iter().filter(|content| content["role"] == "model").count(),
-        results: contents.last().is_some_and(|content| has(content, "functionResponse") > 0),
+        results: !given.is_empty(),
+        given,
         tools: declared
             .filter_map(|function| {
                 let schema = function.get("parametersJsonSchema").or(function.get("parameters"));

@@ -320,11 +320,14 @@ pub(crate) fn chat(body: &Value) -> Result<Asked, Wrong> {
         Some("json_object") => Some(json!({"type": "object"})),
         _ => None,
     };
+    let results = messages.iter().rev().take_while(|message| message["role"] == "tool");
+    let given: String = results.map(Value::to_string).collect();
     Ok(Asked {
         model: body["model"].as_str().unwrap_or_default().to_owned(),
         last: last.map(|message| text_of(&message["content"])).unwrap_or_default(),
         turns: messages.iter().filter(|message| message["role"] == "assistant").count(),
-        results: messages.last().is_some_and(|message| message["role"] == "tool"),
+        results: !given.is_empty(),
+        given,
         tools: tools.collect(),
         must_call: must_call(&body["tool_choice"]),
         stream: flag(body, "stream"),
@@ -480,7 +483,8 @@ pub(crate) fn responses(body: &Value) -> Result<Asked, Wrong> {
         Some("json_object") => Some(json!({"type": "object"})),
         _ => None,
     };
-    let results = items.last().is_some_and(|item| item["type"] == "function_call_output");
+    let results = items.iter().rev().take_while(|item| item["type"] == "function_call_output");
+    let given: String = results.map(Value::to_string).collect();
     Ok(Asked {
         model: body["model"].as_str().unwrap_or_default().to_owned(),
         last: last.map(|item| text_of(&item["content"])).unwrap_or_default(),
@@ -488,7 +492,8 @@ pub(crate) fn responses(body: &Value) -> Result<Asked, Wrong> {
             .iter()
             .filter(|item| item["role"] == "assistant" || item["type"] == "function_call")
             .count(),
-        results,
+        results: !given.is_empty(),
+        given,
         tools,
         must_call: must_call(&body["tool_choice"]),
         stream: flag(body, "stream"),

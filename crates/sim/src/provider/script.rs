@@ -18,6 +18,8 @@ pub(crate) struct Asked {
     pub(crate) turns: usize,
     /// Whether the last turn brings results of tools.
     pub(crate) results: bool,
+    /// These results, as JSON; empty where there are none.
+    pub(crate) given: String,
     /// The tools, with their schemas.
     pub(crate) tools: Vec<(String, Value)>,
     /// Whether one must be called.
@@ -100,6 +102,8 @@ struct When {
     turn: Option<usize>,
     /// Whether results of tools came last.
     results: Option<bool>,
+    /// Results of tools came last, and hold all of these.
+    given: Option<Vec<String>>,
 }
 
 impl Script {
@@ -148,6 +152,7 @@ impl When {
             && holds(&asked.last, &self.contains)
             && self.turn.is_none_or(|turn| turn == asked.turns)
             && self.results.is_none_or(|results| results == asked.results)
+            && self.given.iter().flatten().all(|part| asked.given.contains(part.as_str()))
     }
 }
 
@@ -230,6 +235,16 @@ mod tests {
         let say = script.reply(&short, 1, &words);
         assert_eq!((say.text.as_str(), say.cut, say.output), ("It rains", true, 2));
         assert!(toml::from_str::<Script>("[[replies]]\nwhen = { turns = 1 }").is_err());
+        let given: Script =
+            toml::from_str("[[replies]]\nwhen = { given = [\"4\", \"rain\"] }\ntext = \"Wet.\"")
+                .unwrap();
+        let check = |text: &str, expected: bool| {
+            let asked = Asked { given: text.to_owned(), ..Asked::default() };
+            assert_eq!(given.reply(&asked, 1, &words).text == "Wet.", expected, "{text}");
+        };
+        check("rain, 4 degrees", true);
+        check("rain", false);
+        check("", false);
     }
 
     #[test]
