@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::write_messages::{self, marked};
 use crate::codec::Target;
 use crate::neutral::{
-    Effort, Field, Format, Part, Reasoning, Request, Role, Tool, ToolChoice, Unsupported, Vendor,
-    What, Written,
+    Effort, Field, Format, Message, Part, Reasoning, Request, Role, Tool, ToolChoice, Unsupported,
+    Vendor, What, Written,
 };
 
 /// Most tokens of an answer where the caller sets none: what every Claude model since 3.5 can
@@ -237,21 +237,31 @@ fn off(reasoning: &Reasoning) -> Option<Value> {
     off.then(|| json!({"type": "disabled"}))
 }
 
-/// Whether the last turn of the model calls tools without thinking of its own vendor before:
-/// with a budget of thinking such a turn is refused.
+/// Whether the calls under way began without thinking of Anthropic's own: with a budget of
+/// thinking that is refused. What the model says between two of its calls need have none
+/// (Anthropic's guide, "Extended thinking with tool use").
 pub(crate) fn lacks_thinking(request: &Request) -> bool {
-    let last = request.messages.iter().rev().find(|message| message.role == Role::Assistant);
-    last.is_some_and(|message| {
-        let calls = message.parts.iter().any(|part| matches!(part, Part::ToolCall { .. }));
-        let own = |part: &Part| match part {
-            Part::Thinking { seal, .. } => {
-                seal.as_ref().is_some_and(|seal| seal.vendor == Vendor::Anthropic)
-            }
-            Part::Hidden { seal } => seal.vendor == Vendor::Anthropic,
-            _ => false,
-        };
-        calls && !message.parts.iter().any(own)
-    })
+    let of_model = |message: &Message| message.role == Role::Assistant;
+    let result = |part: &Part| matches!(part, Part::ToolResult { .. });
+    let mut first: &[Message] = &[];
+    // Messages of one side that follow each other are one turn to Anthropic.
+    for turn in request.messages.chunk_by(|a, b| of_model(a) == of_model(b)).rev() {
+        if of_model(&turn[0]) {
+            first = turn;
+        } else if !turn.iter().flat_map(|message| &message.parts).any(result) {
+            break;
+        }
+    }
+    let mut parts = first.iter().flat_map(|message| &message.parts);
+    let calls = parts.clone().any(|part| matches!(part, Part::ToolCall { .. }));
+    let own = |part: &Part| match part {
+        Part::Thinking { seal, .. } => {
+            seal.as_ref().is_some_and(|seal| seal.vendor == Vendor::Anthropic)
+        }
+        Part::Hidden { seal } => seal.vendor == Vendor::Anthropic,
+        _ => false,
+    };
+    calls && !parts.any(own)
 }
 
 fn output_config(request: &Request) -> Option<Value> {

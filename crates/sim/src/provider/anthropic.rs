@@ -235,6 +235,14 @@ fn asked(body: &Value) -> Result<Asked, Wrong> {
     if thinks && body["temperature"].as_f64().is_some_and(|temperature| temperature != 1.0) {
         return Err(Wrong::must("temperature", "1 when thinking is enabled"));
     }
+    let forced = matches!(body["tool_choice"]["type"].as_str(), Some("any" | "tool"));
+    if thinks && forced {
+        // "Thinking may not be enabled when tool_choice forces tool use."
+        return Err(Wrong::must("tool_choice", "'auto' or 'none' when thinking is enabled"));
+    }
+    if budget > 0 {
+        thought_first(messages)?;
+    }
     if !body["temperature"].is_null() && !body["top_p"].is_null() {
         return Err(Wrong::must("top_p", "left out where `temperature` is set"));
     }
@@ -299,6 +307,26 @@ fn pairs(messages: &[Value]) -> Result<(), Wrong> {
         }
     }
     Ok(())
+}
+
+/// "When `thinking` is enabled, a final `assistant` message must start with a thinking block
+/// (preceding the lastmost set of `tool_use` and `tool_result` blocks)" (an error of the API
+/// itself). It holds for budgets only.
+fn thought_first(messages: &[Value]) -> Result<(), Wrong> {
+    let under_way = messages.last().is_some_and(|message| of(message, "tool_result").count() > 0);
+    let at = messages.iter().rposition(|message| message["role"] == "assistant");
+    let Some(at) = at.filter(|_| under_way) else { return Ok(()) };
+    // The turn may have gone on over several results.
+    let plain =
+        |message: &Value| message["role"] == "user" && of(message, "tool_result").count() == 0;
+    let begin = messages[..at].iter().rposition(plain).map_or(0, |before| before + 1);
+    let first = messages[begin..=at].iter().find(|message| message["role"] == "assistant");
+    let kind = first.and_then(|message| blocks(message).first()?["type"].as_str());
+    if matches!(kind, Some("thinking" | "redacted_thinking")) {
+        return Ok(());
+    }
+    let what = "`thinking` or `redacted_thinking` when thinking is enabled";
+    Err(Wrong::must(format!("messages[{begin}].content[0].type"), what))
 }
 
 /// The answer of count_tokens.

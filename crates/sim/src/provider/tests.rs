@@ -92,7 +92,13 @@ fn what_is_wrong_is_named() {
     claude(cold, "temperature: Input should be a number from 0 to 1");
     let mut thinking = messages(json!([user]));
     thinking["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
-    claude(thinking, "greater than `thinking.budget_tokens`");
+    claude(thinking.clone(), "greater than `thinking.budget_tokens`");
+    thinking["max_tokens"] = json!(2000);
+    thinking["messages"] = json!([user, answer, {"role": "user", "content": [result]}]);
+    thinking["tools"] = json!([{"name": "f", "input_schema": {}}]);
+    claude(thinking.clone(), "messages.1.content.0.type: Input should be `thinking`");
+    thinking["tool_choice"] = json!({"type": "any"});
+    claude(thinking, "tool_choice: Input should be 'auto' or 'none'");
 
     let path = "/v1beta/models/g:generateContent";
     let gemini = |body, expected| check(Vendor::Gemini, path, body, expected);

@@ -5,7 +5,7 @@ use paceline_dialect::neutral::{
     CacheMark, CacheTtl, Effort, Event, Fault, Message, Part, Reasoning, Request, Response, Role,
     Seal, Stop, Unsupported, Vendor, What, Written,
 };
-use paceline_dialect::{Anthropic, Chat, Codec, Completions, Responses};
+use paceline_dialect::{Anthropic, Chat, Codec, Completions, Converse, Responses};
 use serde_json::{Value, json};
 
 /// Reads a question with further members.
@@ -205,6 +205,44 @@ fn seals_go_to_servers_that_want_them_back_only() {
     for name in ["reasoning_details", "extra_content"] {
         assert!(!plain.to_string().contains(name), "{plain}");
     }
+}
+
+/// With a budget, Anthropic refuses calls under way that began without thinking of its own.
+#[test]
+fn thinking_goes_on_while_the_calls_under_way_began_with_it() {
+    let user = json!({"role": "user", "content": "Hi"});
+    let call = |id: &str, thought: bool| {
+        let function = json!({"name": "f", "arguments": "{}"});
+        let mut turn = json!({"role": "assistant", "content": null,
+            "tool_calls": [{"id": id, "type": "function", "function": function}]});
+        if thought {
+            turn["reasoning_details"] = json!([{"type": "reasoning.text", "text": "Hm.",
+                "signature": "S=", "format": "anthropic-claude-v1", "index": 0}]);
+        }
+        turn
+    };
+    let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "1"});
+    let said = json!({"role": "assistant", "content": "Yes."});
+    let check = |messages: Value, on: bool| {
+        let thinking = json!({"type": "enabled", "budget_tokens": 1024});
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let asked = json!({"messages": messages, "thinking": thinking, "tools": tools,
+            "max_tokens": 2000});
+        let request = read(asked).unwrap();
+        for codec in [&Anthropic as &dyn Codec, &Converse] {
+            let model = "claude-sonnet-4-5".to_owned();
+            let target = Target { model, quirks: Quirks::default() };
+            let body = codec.write_request(&request, &target).unwrap().body;
+            assert_eq!(body.to_string().contains("1024"), on, "{body}");
+        }
+    };
+    check(json!([user, call("a", true), result("a")]), true);
+    check(json!([user, call("a", true), result("a"), call("b", false), result("b")]), true);
+    check(json!([user, call("a", false), result("a")]), false);
+    check(json!([user, call("a", false), result("a"), user]), false);
+    check(json!([user, call("a", false), result("a"), call("b", true), result("b")]), false);
+    check(json!([user, call("a", false), result("a"), said, user]), true);
+    check(json!([user, said, user, call("a", true), result("a")]), true);
 }
 
 #[test]
