@@ -2,7 +2,8 @@
 //!
 //! First the priority, which grows with the time that a call has waited, so that nothing
 //! starves. Within a priority the tenant that was served the fewest tokens, within the tenant
-//! the run that was, and within the run the call that came first. A tenant or run that comes
+//! the run that was, and within the run, or among runs that were served alike, the call that
+//! came first. A tenant or run that comes
 //! back from idleness begins at the least of those that wait, so that nobody saves up credit
 //! (the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models",
 //! OSDI 2024: two tenants that both always have calls waiting are never further apart than
@@ -112,7 +113,7 @@ impl Queue {
     }
 
     /// Takes a call in; one that was let go and comes back (`again`) before all others of its
-    /// run, and whatever the bound.
+    /// run, whatever the bound, and with its cost given back.
     ///
     /// # Errors
     /// [`Full`] at the bound.
@@ -122,6 +123,10 @@ impl Queue {
         }
         let ticket = Ticket(self.next);
         self.next += 1;
+        if again {
+            self.tenants.refund(call.tenant, call.cost);
+            self.runs.refund(call.run, call.cost);
+        }
         self.tenants.enter(call.tenant);
         self.runs.enter(call.run);
         let level = &mut self.levels[usize::from(call.priority.min(LEVELS - 1))];
@@ -214,8 +219,12 @@ impl Queue {
             Order::Fair => {
                 let tenant = level.tenants.keys().min_by_key(|t| (self.tenants.of(**t), **t))?;
                 let runs = level.tenants.get(tenant)?;
-                let run = runs.keys().min_by_key(|run| (self.runs.of(**run), **run))?;
-                runs.get(run)?.front().copied()
+                // Calls that name no run are runs of their own, all served alike.
+                let fronts = runs.iter().filter_map(|(run, tickets)| {
+                    let ticket = *tickets.front()?;
+                    Some((self.runs.of(*run), self.waiting.get(&ticket)?.arrived, ticket))
+                });
+                fronts.min().map(|(_, _, ticket)| ticket)
             }
             Order::OldestRun => {
                 let fronts = level.tenants.values().flat_map(HashMap::values);
@@ -281,12 +290,21 @@ impl Served {
     }
 
     fn charge(&mut self, who: u64, tokens: u64) {
+        self.change(who, |before| before + tokens);
+    }
+
+    fn refund(&mut self, who: u64, tokens: u64) {
+        self.change(who, |before| before.saturating_sub(tokens));
+    }
+
+    fn change(&mut self, who: u64, change: impl FnOnce(u64) -> u64) {
         let Some(account) = self.tokens.get_mut(&who) else { return };
+        let before = account.tokens;
+        account.tokens = change(before);
         if account.waiting > 0 {
-            self.waiting.remove(&(account.tokens, who));
-            self.waiting.insert((account.tokens + tokens, who));
+            self.waiting.remove(&(before, who));
+            self.waiting.insert((account.tokens, who));
         }
-        account.tokens += tokens;
     }
 }
 
@@ -342,6 +360,22 @@ mod tests {
         queue.push(call(5, 2, 20, 400), false).unwrap();
         queue.push(call(5, 3, 30, 1), false).unwrap();
         assert_eq!(queue.tenants.of(3), queue.tenants.of(2));
+    }
+
+    #[test]
+    fn runs_that_were_served_alike_go_by_arrival() {
+        let mut queue = Queue::new(QueueConfig::default());
+        // Calls without a name are runs of their own, with hashes in any order.
+        for (second, run) in [(0, 40), (1, 10), (2, 30), (3, 20)] {
+            queue.push(Waiting { arrived: at(second), ..call(5, 1, run, 100) }, false).unwrap();
+        }
+        let (ticket, first) = queue.peek(at(4)).unwrap();
+        queue.take(ticket).unwrap();
+        queue.push(Waiting { arrived: at(4), ..call(5, 1, 5, 100) }, false).unwrap();
+        // It is refused, and has had nothing for what it was charged.
+        queue.push(first, true).unwrap();
+        let runs: Vec<u64> = drain(&mut queue, at(5)).into_iter().map(|(_, run)| run).collect();
+        assert_eq!(runs, [40, 10, 30, 20, 5]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod check;
 mod error;
 mod gemini;
 mod limit;
+mod metrics;
 mod openai;
 mod operation;
 mod script;
@@ -91,6 +92,7 @@ struct Simulated {
     clock: Clock,
     number: AtomicU64,
     stored: Mutex<HashMap<String, (Value, Value)>>,
+    answers: metrics::Answers,
 }
 
 impl Provider {
@@ -122,6 +124,7 @@ impl Provider {
             clock,
             number: AtomicU64::new(0),
             stored: Mutex::default(),
+            answers: metrics::Answers::default(),
             config: config.clone(),
         });
         Ok(Self { listener, address, state })
@@ -172,10 +175,15 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let vendor = provider.vendor;
+    // No vendor has this path.
+    if method == Method::GET && uri.path() == "/metrics" {
+        return provider.answers.response();
+    }
     let mut response = match provider.respond(&method, &uri, &headers, &body).await {
         Ok(response) => response,
         Err(refusal) => refusal.response(vendor),
     };
+    provider.answers.count(response.status());
     let id = HeaderValue::try_from(provider.id()).unwrap_or(HeaderValue::from_static("0"));
     let name = match vendor {
         Vendor::Anthropic => "request-id",
