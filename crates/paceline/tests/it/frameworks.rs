@@ -40,35 +40,35 @@ fn the_documented_versions_are_tested() {
 #[test]
 #[ignore = "needs what `cargo xtask test --frameworks` installs"]
 fn google_adk() {
-    before_each_provider("adk", 21);
+    before_each_provider("adk", 27);
 }
 
 #[test]
 #[ignore = "needs what `cargo xtask test --frameworks` installs"]
 fn autogen() {
-    before_each_provider("autogen", 13);
+    before_each_provider("autogen", 17);
 }
 
 #[test]
 #[ignore = "needs what `cargo xtask test --frameworks` installs"]
 fn crewai() {
-    before_each_provider("crewai", 15);
+    before_each_provider("crewai", 21);
 }
 
 #[test]
 #[ignore = "needs what `cargo xtask test --frameworks` installs"]
 fn langgraph() {
-    before_each_provider("langgraph", 32);
+    before_each_provider("langgraph", 42);
 }
 
 #[test]
 #[ignore = "needs what `cargo xtask test --frameworks` installs"]
 fn llamaindex() {
-    before_each_provider("llamaindex", 24);
+    before_each_provider("llamaindex", 32);
 }
 
 #[test]
 #[ignore = "needs what `cargo xtask test --frameworks` installs"]
 fn openai_agents() {
-    before_each_provider("openai-agents", 20);
+    before_each_provider("openai-agents", 26);
 }

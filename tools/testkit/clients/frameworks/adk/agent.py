@@ -9,6 +9,7 @@ from weather import (
     FIELDS,
     NEXT,
     ONE,
+    STEPS,
     Weather,
     check,
     check_fields,
@@ -77,7 +78,7 @@ async def ask(runner, session, question, mode=StreamingMode.NONE):
 async def main():
     for name, model in MODELS.items():
         runner = runner_of(model)
-        for question in (ONE, BOTH):
+        for question in (ONE, BOTH, STEPS):
             said, _ = await ask(runner, await session_of(runner), question)
             check(name, question, said)
             mode = StreamingMode.SSE

@@ -8,6 +8,7 @@ from weather import (
     FIELDS,
     NEXT,
     ONE,
+    STEPS,
     Weather,
     check,
     check_fields,
@@ -60,6 +61,7 @@ def agent_of(client, stream=False, **more):
         system_message="You know the weather.",
         # Without it, the result of the tool would be the answer.
         reflect_on_tool_use=True,
+        max_tool_iterations=3,
         model_client_stream=stream,
         **more,
     )
@@ -67,7 +69,7 @@ def agent_of(client, stream=False, **more):
 
 async def main():
     for name, client in CLIENTS.items():
-        for question in (ONE, BOTH):
+        for question in (ONE, BOTH, STEPS):
             result = await agent_of(client).run(task=question)
             check(name, question, result.messages[-1].content)
 

@@ -5,6 +5,7 @@ from weather import (
     BOTH,
     FIELDS,
     ONE,
+    STEPS,
     Weather,
     check,
     check_fields,
@@ -50,13 +51,13 @@ def crew_of(llm, question, stream=False, **more):
 
 
 for name, llm in models(stream=False).items():
-    for question in (ONE, BOTH):
+    for question in (ONE, BOTH, STEPS):
         check(name, question, crew_of(llm, question).kickoff().raw)
     crew = crew_of(llm, FIELDS, output_pydantic=Weather)
     check_fields(name, crew.kickoff().pydantic)
 
 for name, llm in models(stream=True).items():
-    for question in (ONE, BOTH):
+    for question in (ONE, BOTH, STEPS):
         streaming, pieces = crew_of(llm, question, stream=True).kickoff(), []
         for chunk in streaming:
             if chunk.chunk_type == StreamChunkType.TEXT:

@@ -6,6 +6,7 @@ from weather import (
     FIELDS,
     NEXT,
     ONE,
+    STEPS,
     THINKS,
     THOUGHT,
     Weather,
@@ -51,7 +52,7 @@ def agent_of(model, **more):
 
 def conversation(name, model):
     agent = agent_of(model)
-    for question in (ONE, BOTH):
+    for question in (ONE, BOTH, STEPS):
         messages = agent.invoke(asked(question))["messages"]
         check(name, question, messages[-1].text)
         used = [m.usage_metadata for m in messages if isinstance(m, AIMessage)]
@@ -80,6 +81,7 @@ def thinking(name, model):
     # Blocks without a thought carry seals alone.
     thoughts = [block.get("reasoning") for block in before[1].content_blocks]
     assert [thought for thought in thoughts if thought] == [THOUGHT] * THINKS, before
+    check(f"{name}, thinking", STEPS, agent.invoke(asked(STEPS))["messages"][-1].text)
     after = agent.invoke(asked(NEXT, before))["messages"]
     check(f"{name}, thinking, asked on", NEXT, after[-1].text)
 

@@ -8,6 +8,7 @@ from weather import (
     FIELDS,
     NEXT,
     ONE,
+    STEPS,
     Weather,
     check,
     check_fields,
@@ -62,7 +63,7 @@ def agent_of(model, stream=False, **more):
 
 async def main():
     for name, model in MODELS.items():
-        for question in (ONE, BOTH):
+        for question in (ONE, BOTH, STEPS):
             result = await agent_of(model).run(question)
             check(name, question, str(result))
 

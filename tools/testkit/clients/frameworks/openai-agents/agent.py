@@ -8,6 +8,7 @@ from weather import (
     FIELDS,
     NEXT,
     ONE,
+    STEPS,
     Weather,
     check,
     check_fields,
@@ -54,11 +55,12 @@ async def streamed(agent, question):
 
 async def conversation(name, model):
     agent = agent_of(model)
-    for question in (ONE, BOTH):
+    for question in (ONE, BOTH, STEPS):
         result = await Runner.run(agent, question)
         check(name, question, result.final_output)
         usage = result.context_wrapper.usage
-        assert usage.requests == 2 and usage.input_tokens > 0 and usage.output_tokens > 0, usage
+        assert usage.requests == (3 if question == STEPS else 2), usage
+        assert usage.input_tokens > 0 and usage.output_tokens > 0, usage
 
         said, pieces = await streamed(agent, question)
         assert said == "".join(pieces), (said, pieces)
@@ -91,7 +93,7 @@ async def reasoning(name, model):
         response_include=["reasoning.encrypted_content"],
     )
     agent = agent_of(model, model_settings=settings)
-    for question in (ONE, BOTH):
+    for question in (ONE, BOTH, STEPS):
         result = await Runner.run(agent, question)
         check(f"{name}, reasoning", question, result.final_output)
         _, pieces = await streamed(agent, question)

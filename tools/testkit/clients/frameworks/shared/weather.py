@@ -1,8 +1,8 @@
 """What the scripts of all frameworks share: the tool, the questions, and the check of a run.
 
 BASE_URL is that of a gateway before a simulated provider, UPSTREAM, which answers by
-script.toml: it calls the tool for the city of the question, or for both cities at once, and
-tells the answer when it has got the results. Each script prints a line for each point that
+script.toml: it calls the tool for the city of the question, or for both cities, at once or one
+after the other, and tells the answer when it has got the results. Each script prints a line for each point that
 holds, and ends at the first that does not.
 """
 
@@ -37,6 +37,7 @@ THOUGHT = "Only the tool knows."
 
 ONE = "How is the weather in Oslo?"
 BOTH = "How is the weather in the two cities Oslo and Rome?"
+STEPS = "How is the weather in Oslo, and then in Rome?"
 FIELDS = "How is the weather in Oslo, in fields?"
 # Asked after ONE in the same conversation.
 NEXT = "So which coat do I take?"
@@ -44,6 +45,7 @@ NEXT = "So which coat do I take?"
 EXPECTED = {
     ONE: (["Oslo"], "It rains in Oslo, so take an umbrella."),
     BOTH: (["Oslo", "Rome"], "It rains in Oslo, and in Rome the sun shines."),
+    STEPS: (["Oslo", "Rome"], "It rains in Oslo, and then the sun shines in Rome."),
     NEXT: ([], "Take the warm one, since it rains."),
 }
 
