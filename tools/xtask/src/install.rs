@@ -32,7 +32,7 @@ pub(crate) const NGINX_ECHO: &str = "ngx_http_echo_module.so";
 pub(crate) fn for_tests(phases: &mut Phases) -> Result<()> {
     cargo_deny(phases)?;
     debian(phases, FOR_TESTS)?;
-    python(phases)?;
+    python(phases, "python")?;
     node(phases)
 }
 
@@ -46,6 +46,15 @@ pub(crate) fn for_benches(phases: &mut Phases) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The name and version of a package that `clients/NAME/requirements.txt` pins.
+pub(crate) fn pinned(name: &str, package: &str) -> Result<String> {
+    let file = requirements(name);
+    let pins = read(&file)?;
+    let line = pins.lines().find(|line| line.split("==").next() == Some(package));
+    let line = line.with_context(|| format!("{} pins no {package}", shown(&file)))?;
+    Ok(line.replace("==", " "))
 }
 
 /// Where `cargo_deny` puts the program.
@@ -70,12 +79,13 @@ pub(crate) fn cargo_deny(phases: &mut Phases) -> Result<()> {
     })
 }
 
-/// A virtual environment with the Python SDKs.
-fn python(phases: &mut Phases) -> Result<()> {
-    let file = tools::repository().join("tools/testkit/clients/python/requirements.txt");
+/// A virtual environment in `.cache/NAME` with what `clients/NAME/requirements.txt` pins: the
+/// SDKs (`python`), or LiteLLM's proxy (`litellm`).
+pub(crate) fn python(phases: &mut Phases, name: &str) -> Result<()> {
+    let file = requirements(name);
     let pins = read(&file)?;
     let what = format!("the {} Python packages of {}", pins.lines().count(), shown(&file));
-    install_stamped(phases, "python", &what, &pins, |folder| {
+    install_stamped(phases, name, &what, &pins, |folder| {
         need("python3", "the package python3")?;
         let venv = output(Command::new("python3").args(["-m", "venv"]).arg(folder));
         let python = folder.join("bin/python");
@@ -95,6 +105,10 @@ fn python(phases: &mut Phases) -> Result<()> {
         output(pip.args(options).arg(&file))?;
         Ok(())
     })
+}
+
+fn requirements(name: &str) -> PathBuf {
+    tools::repository().join("tools/testkit/clients").join(name).join("requirements.txt")
 }
 
 /// The pinned Node, and with it the JavaScript SDKs beside the scripts that use them.
@@ -268,6 +282,13 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pinned_packages_are_found() {
+        assert!(pinned("litellm", "litellm").unwrap().starts_with("litellm 1."));
+        assert!(pinned("python", "openai").unwrap().starts_with("openai "));
+        assert!(pinned("python", "open").is_err());
+    }
 
     #[test]
     fn planned_reads_what_apt_would_install() {
