@@ -16,10 +16,14 @@ const ACCOUNTS: [&str; 6] = ["OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "LAN
 /// Runs a script of `clients/python/` with the pinned Python SDKs, and returns its output.
 /// Panics with the output when the script fails.
 pub fn python(script: &str, environment: &[(&str, &str)]) -> String {
-    let mut command = without_accounts(&tools::python());
-    // Byte code beside the sources would dirty the tree.
-    command.arg("-B").arg(folder("python").join(script));
-    run(script, command, environment)
+    run(script, python_command(script), environment)
+}
+
+/// Starts such a script, and does not wait for its end.
+pub fn start_python(script: &str, environment: &[(&str, String)]) -> Process {
+    let environment: Vec<(&str, &str)> =
+        environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    start(script, python_command(script), &environment)
 }
 
 /// Runs a script of `clients/node/` with the pinned Node and SDKs, and returns its output.
@@ -28,6 +32,13 @@ pub fn node(script: &str, environment: &[(&str, &str)]) -> String {
     let mut command = without_accounts(&tools::node());
     command.arg(folder("node").join(script));
     run(script, command, environment)
+}
+
+fn python_command(script: &str) -> Command {
+    let mut command = without_accounts(&tools::python());
+    // Byte code beside the sources would dirty the tree.
+    command.arg("-B").arg(folder("python").join(script));
+    command
 }
 
 /// The agent frameworks, each with a folder of its own in `clients/frameworks/`.
@@ -85,9 +96,13 @@ fn folder(language: &str) -> PathBuf {
     tools::repository().join("tools/testkit/clients").join(language)
 }
 
-fn run(script: &str, mut command: Command, environment: &[(&str, &str)]) -> String {
+fn start(script: &str, mut command: Command, environment: &[(&str, &str)]) -> Process {
     command.envs(environment.iter().copied());
-    let mut process = Process::start(script, command);
+    Process::start(script, command)
+}
+
+fn run(script: &str, command: Command, environment: &[(&str, &str)]) -> String {
+    let mut process = start(script, command, environment);
     let status = process.wait(ENDS_WITHIN);
     if !status.success() {
         process.fail(&format!("failed ({status})"));

@@ -20,6 +20,7 @@
 
 pub mod clients;
 pub mod http;
+mod litellm;
 mod nginx;
 mod paceline;
 mod process;
@@ -27,6 +28,7 @@ mod script;
 pub mod tls;
 pub mod tools;
 
+pub use litellm::{Litellm, Model};
 pub use nginx::{Nginx, NginxBuilder};
 pub use paceline::{Paceline, Running, Sim};
 pub use process::Process;

@@ -33,6 +33,11 @@ impl Paceline {
         Self::from_command(Command::new(crate::tools::paceline()), name)
     }
 
+    /// `paceline COMMAND` of another build, on a free port.
+    pub fn of(program: &Path, name: &str) -> Self {
+        Self::from_command(Command::new(program), name)
+    }
+
     /// `paceline serve` of another build, on one core and a free port.
     pub fn serve_pinned(program: &Path, core: usize) -> Self {
         let mut command = Command::new("taskset");

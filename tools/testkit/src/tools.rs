@@ -92,6 +92,12 @@ pub fn framework(name: &str) -> PathBuf {
     path
 }
 
+/// The pinned proxy of LiteLLM, a contender of the benchmarks; `None` where it is not
+/// installed.
+pub fn find_litellm() -> Option<PathBuf> {
+    Some(cache().join("litellm/bin/litellm")).filter(|path| path.exists())
+}
+
 /// The pinned Node.
 pub fn node() -> PathBuf {
     let machine = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };

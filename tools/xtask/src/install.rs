@@ -33,7 +33,7 @@ pub(crate) const NGINX_ECHO: &str = "ngx_http_echo_module.so";
 pub(crate) fn for_tests(phases: &mut Phases) -> Result<()> {
     cargo_deny(phases)?;
     debian(phases, FOR_TESTS)?;
-    python(phases, "python", "python")?;
+    python(phases, "python")?;
     node(phases)
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn for_tests(phases: &mut Phases) -> Result<()> {
 pub(crate) fn for_frameworks(phases: &mut Phases) -> Result<()> {
     FRAMEWORKS.iter().try_for_each(|name| {
         let folder = tools::framework_folder(name);
-        python(phases, &folder, &folder)
+        python(phases, &folder)
     })
 }
 
@@ -56,6 +56,15 @@ pub(crate) fn for_benches(phases: &mut Phases) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The name and version of a package that `clients/NAME/requirements.txt` pins.
+pub(crate) fn pinned(name: &str, package: &str) -> Result<String> {
+    let file = requirements(name);
+    let pins = read(&file)?;
+    let line = pins.lines().find(|line| line.split("==").next() == Some(package));
+    let line = line.with_context(|| format!("{} pins no {package}", shown(&file)))?;
+    Ok(line.replace("==", " "))
 }
 
 /// Where `cargo_deny` puts the program.
@@ -80,10 +89,9 @@ pub(crate) fn cargo_deny(phases: &mut Phases) -> Result<()> {
     })
 }
 
-/// A virtual environment in `.cache/NAME` with the packages of `clients/FROM/requirements.txt`.
-fn python(phases: &mut Phases, name: &str, from: &str) -> Result<()> {
-    let clients = tools::repository().join("tools/testkit/clients");
-    let file = clients.join(from).join("requirements.txt");
+/// A virtual environment in `.cache/NAME` with the packages of `clients/NAME/requirements.txt`.
+pub(crate) fn python(phases: &mut Phases, name: &str) -> Result<()> {
+    let file = requirements(name);
     let pins = read(&file)?;
     let what = format!("the {} Python packages of {}", pins.lines().count(), shown(&file));
     install_stamped(phases, name, &what, &pins, |folder| {
@@ -106,6 +114,10 @@ fn python(phases: &mut Phases, name: &str, from: &str) -> Result<()> {
         output(pip.args(options).arg(&file))?;
         Ok(())
     })
+}
+
+fn requirements(name: &str) -> PathBuf {
+    tools::repository().join("tools/testkit/clients").join(name).join("requirements.txt")
 }
 
 /// The pinned Node, and with it the JavaScript SDKs beside the scripts that use them.
@@ -279,6 +291,13 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pinned_packages_are_found() {
+        assert!(pinned("litellm", "litellm").unwrap().starts_with("litellm 1."));
+        assert!(pinned("python", "openai").unwrap().starts_with("openai "));
+        assert!(pinned("python", "open").is_err());
+    }
 
     #[test]
     fn planned_reads_what_apt_would_install() {

@@ -60,7 +60,7 @@ enum Bench {
     Gateway(bench::gateway::Options),
     /// Instructions of the functions that every call passes, beside their baselines.
     Instructions(bench::instructions::Options),
-    /// The learner of hidden limits against simulated providers, in virtual time.
+    /// Hidden limits: the learner in virtual time, or with --sockets the whole gateway.
     Limits(bench::limits::Options),
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -16,11 +16,11 @@ use testkit::{http, tools};
 use super::load::Load;
 use super::measure::{Quartiles, cpu, resident_mb};
 use super::paced::{Client, Latency};
-use super::report::{Bar, Comparison, NGINX, Report, Row, hardware};
-use super::servers::{EVENTS, Gateway, Mock, REPLY_BYTES};
-use super::{CLIENT_CORE, GATEWAY_CORE};
+use super::report::{Bar, Comparison, NGINX, Origin, Report, Row, first_line, hardware};
+use super::servers::{EVENTS, Gateway, KEY, Mock, REPLY_BYTES};
+use super::{ALLOCATOR, CLIENT_CORE, DIST, GATEWAY_CORE, build_paceline};
 use crate::install;
-use crate::phases::{Phases, cargo, output, run};
+use crate::phases::{Phases, output};
 
 /// Paceline's name in every table.
 const PACELINE: &str = "paceline";
@@ -47,6 +47,9 @@ pub(crate) struct Options {
     /// Also builds and measures this older revision in the same run.
     #[arg(long, value_name = "REV")]
     against: Option<String>,
+    /// LiteLLM's proxy too, and installs it; without this where it is installed.
+    #[arg(long)]
+    litellm: bool,
     /// Measures a second nginx in Paceline's place: every ratio should be 1.
     #[arg(long, conflicts_with = "against")]
     self_check: bool,
@@ -65,6 +68,8 @@ struct Figure {
     unit: &'static str,
     comparison: Comparison,
     bar: Option<Bar>,
+    /// Of slow gateways too.
+    all: bool,
 }
 
 /// Which of a gateway's three ways is measured.
@@ -80,6 +85,9 @@ pub(crate) fn bench(options: &Options) -> Result<()> {
     install::for_benches(&mut phases)?;
     let cores = std::thread::available_parallelism()?.get();
     ensure!(cores > CLIENT_CORE, "the benchmark needs two cores");
+    if options.litellm {
+        install::python(&mut phases, "litellm")?;
+    }
     let gateways = build(&mut phases, options)?;
     let mut bench = Bench::start(options, gateways)?;
     for gateway in &bench.gateways {
@@ -118,6 +126,7 @@ fn figures() -> Vec<Figure> {
         unit: "µs CPU per request",
         comparison: Comparison::Ratio,
         bar,
+        all: false,
     };
     let streamed = |name, kib, connections, bar| {
         let figure: Figure = plain(name, kib, connections, bar);
@@ -141,13 +150,13 @@ fn figures() -> Vec<Figure> {
     };
     let bar = |floor, goal| Some(Bar { floor, goal });
     vec![
-        plain("1 KiB, c64", 1, 64, bar(1.4, 0.95)),
+        Figure { all: true, ..plain("1 KiB, c64", 1, 64, bar(1.4, 0.95)) },
         plain("1 KiB, c1", 1, 1, None),
         plain("32 KiB, c64", 32, 64, bar(1.25, 0.85)),
         plain("32 KiB, c1", 32, 1, None),
         forwarded("1 KiB, c64, temperature 1", 1),
         forwarded("32 KiB, c64, temperature 1", 32),
-        streamed("burst stream, 1 KiB, c64", 1, 64, bar(1.3, 0.85)),
+        Figure { all: true, ..streamed("burst stream, 1 KiB, c64", 1, 64, bar(1.3, 0.85)) },
         streamed("burst stream, 1 KiB, c1", 1, 1, None),
         streamed("burst stream, 32 KiB, c64", 32, 64, None),
         translated("translated stream, 1 KiB, c64", bar(3.0, 3.0)),
@@ -163,21 +172,17 @@ fn build(phases: &mut Phases, options: &Options) -> Result<Vec<(String, PathBuf)
     if options.self_check {
         return Ok(Vec::new());
     }
-    let dist = ["build", "--locked", "--profile", "dist", "-p", "paceline"];
-    // As it is released.
-    let allocator = ["--features", "jemalloc"];
-    phases.run("build Paceline (profile dist)", || run(cargo().args(dist).args(allocator)))?;
-    let mut programs = vec![(PACELINE.to_owned(), tools::target_dir().join("dist/paceline"))];
+    let mut programs = vec![(PACELINE.to_owned(), build_paceline(phases)?)];
     if let Some(revision) = &options.against {
         let folder = tools::cache().join("against");
         let (tree, target) = (folder.join("tree"), folder.join("target"));
         phases.run(&format!("build Paceline of {revision} (profile dist)"), || {
             check_out(&tree, revision)?;
             let mut build = Command::new("cargo");
-            build.args(dist).env("CARGO_TARGET_DIR", &target).current_dir(&tree);
+            build.args(DIST).env("CARGO_TARGET_DIR", &target).current_dir(&tree);
             let manifest = std::fs::read_to_string(tree.join("crates/paceline/Cargo.toml"))?;
             if manifest.contains("\njemalloc = ") {
-                build.args(allocator);
+                build.args(ALLOCATOR);
             }
             let status = build.status().context("cannot start cargo")?;
             ensure!(status.success(), "{revision} does not build");
@@ -237,6 +242,9 @@ impl<'a> Bench<'a> {
         for (name, program) in programs {
             gateways.push(Gateway::paceline(&name, &program, &mock));
         }
+        if tools::find_litellm().is_some() && !options.self_check {
+            gateways.push(Gateway::litellm(&mock));
+        }
         Ok(Self {
             options,
             mock,
@@ -265,24 +273,24 @@ impl<'a> Bench<'a> {
         self.next
     }
 
-    fn empty(&self) -> BTreeMap<String, Vec<f64>> {
-        self.gateways.iter().map(|gateway| (gateway.name.clone(), Vec::new())).collect()
+    /// A gateway may be measured with the slow ones, or only without them.
+    fn turns(&self, all: bool) -> Vec<usize> {
+        (0..self.gateways.len()).filter(|turn| all || !self.gateways[*turn].is_slow()).collect()
     }
 
-    /// Every gateway in each round, in an order that turns.
-    fn order(&self, round: u32) -> Vec<usize> {
-        let count = self.gateways.len();
-        (0..count).map(|turn| (turn + round as usize) % count).collect()
+    fn empty(&self, turns: &[usize]) -> BTreeMap<String, Vec<f64>> {
+        turns.iter().map(|turn| (self.gateways[*turn].name.clone(), Vec::new())).collect()
     }
 
     fn cpu_row(&mut self, figure: &Figure) -> Result<Row> {
-        let (mut costs, mut rates) = (self.empty(), self.empty());
+        let turns = self.turns(figure.all);
+        let (mut costs, mut rates) = (self.empty(&turns), self.empty(&turns));
         // Unmeasured, so that no round pays for memory that is touched for the first time.
-        for turn in 0..self.gateways.len() {
-            self.cpu_of(figure, turn)?;
+        for turn in &turns {
+            self.cpu_of(figure, *turn)?;
         }
         for round in 0..self.options.rounds {
-            for turn in self.order(round) {
+            for turn in in_turn(&turns, round) {
                 let (cost, rate) = self.cpu_of(figure, turn)?;
                 let name = &self.gateways[turn].name;
                 costs.entry(name.clone()).or_default().push(cost);
@@ -306,7 +314,10 @@ impl<'a> Bench<'a> {
             Way::Hit => &gateway.hit,
         };
         if figure.way == Way::Hit && gateway.caches {
-            let response = http::post(&format!("{url}{CHAT}"), &KEY, figure.load.message(first));
+            let key = format!("Bearer {KEY}");
+            let headers = [("Authorization", key.as_str())];
+            let message = figure.load.message(first);
+            let response = http::post(&format!("{url}{CHAT}"), &headers, message);
             ensure!(response.status == 200, "the call to be kept failed: {}", response.text());
         }
         let pids = gateway.pids();
@@ -314,7 +325,7 @@ impl<'a> Bench<'a> {
         let before = cpu(&pids)?;
         let time = Duration::from_secs(self.options.seconds.into());
         let outcome = figure.load.run(url, first, time)?;
-        std::thread::sleep(SETTLE);
+        settle(gateway, &pids)?;
         let spent = cpu(&pids)? - before;
         let arrived = self.mock.requests(&mut self.asked)? - arrived;
         if figure.way == Way::Hit {
@@ -331,7 +342,9 @@ impl<'a> Bench<'a> {
             self.answered += outcome.requests;
             self.arrived += arrived;
         }
-        let parts = (outcome.requests * figure.parts as u64) as f64;
+        // What was under way when wrk ended is much of the little that a slow one does.
+        let counted = if gateway.is_slow() { arrived } else { outcome.requests };
+        let parts = (counted * figure.parts as u64) as f64;
         Ok((spent.as_secs_f64() * 1e6 / parts, outcome.per_second()))
     }
 
@@ -344,9 +357,10 @@ impl<'a> Bench<'a> {
             return Ok(());
         }
         eprintln!("==> {}", names.join("; "));
-        let (mut idle, mut loaded) = (self.empty(), self.empty());
+        let turns = self.turns(false);
+        let (mut idle, mut loaded) = (self.empty(&turns), self.empty(&turns));
         let load = Load::distinct(32 * 1024, CONNECTIONS);
-        for turn in 0..self.gateways.len() {
+        for turn in turns {
             let first = self.numbers();
             let gateway = &self.gateways[turn];
             let pids = gateway.plain_pids();
@@ -375,11 +389,12 @@ impl<'a> Bench<'a> {
         if !self.real_time {
             eprintln!("    without real-time priority: other work of the machine shows");
         }
-        let (mut median, mut tail) = (self.empty(), self.empty());
+        let turns = self.turns(false);
+        let (mut median, mut tail) = (self.empty(&turns), self.empty(&turns));
         let mock = self.mock.url();
         for round in 0..self.options.rounds {
             let zero = self.latency_of(&mock)?;
-            for turn in self.order(round) {
+            for turn in in_turn(&turns, round) {
                 let (name, url) =
                     (self.gateways[turn].name.clone(), self.gateways[turn].plain.clone());
                 let found = self.latency_of(&url)?;
@@ -428,38 +443,24 @@ impl<'a> Bench<'a> {
     }
 
     fn report(&self, rows: Vec<Row>) -> Result<Report> {
-        let first_line = |command: &mut Command| -> Result<String> {
-            let found = command.output()?;
-            let text = [found.stdout, found.stderr].concat();
-            Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned())
-        };
-        let git = |arguments: &[&str]| {
-            output(Command::new("git").args(arguments).current_dir(tools::repository()))
-        };
-        let changed = if git(&["status", "--porcelain", "--", "crates"])?.is_empty() {
-            ""
-        } else {
-            ", with changes"
-        };
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-        let date =
-            output(Command::new("date").args(["--utc", "+%F", "--date", &format!("@{today}")]))?;
         let priority = if self.real_time { "with" } else { "without" };
+        let mut versions = vec![
+            first_line(tools::debian("nginx").arg("-v"))?,
+            first_line(tools::debian("wrk").arg("-v"))?,
+            first_line(Command::new("rustc").arg("--version"))?,
+        ];
+        if self.gateways.iter().any(Gateway::is_slow) {
+            versions.push(install::pinned("litellm", "litellm")?);
+        }
         Ok(Report {
-            command: format!("cargo xtask {}", arguments.join(" ")),
-            date: date.trim().to_owned(),
-            revision: format!("{}{changed}", git(&["rev-parse", "--short=12", "HEAD"])?.trim()),
+            origin: Origin::new()?,
             hardware: hardware()?,
-            versions: vec![
-                first_line(tools::debian("nginx").arg("-v"))?,
-                first_line(tools::debian("wrk").arg("-v"))?,
-                first_line(Command::new("rustc").arg("--version"))?,
-            ],
+            versions,
             method: vec![
                 format!("gateway alone on core {GATEWAY_CORE}, client and mock upstream (nginx) on core {CLIENT_CORE}"),
                 "nginx: one worker, HTTP/1.1, 128 idle connections to the upstream, no buffering, TLS sessions reused".to_owned(),
                 "Paceline: one thread; every request differs; with temperature 0 (all rows but those that say 1), flights and the cache are on and each reply is kept".to_owned(),
+                "LiteLLM, where it is measured: its proxy with one worker, no database, a master key, LITELLM_LOG=ERROR; its CPU is divided by the requests that reached the mock".to_owned(),
                 "each row begins with a round that is not counted".to_owned(),
                 format!("requests: 1 or 32 KiB of JSON; replies: {REPLY_BYTES} bytes whole, or {EVENTS} events at once in a chunk each"),
                 "CPU: schedstat of all threads of the gateway, per answered request".to_owned(),
@@ -475,8 +476,29 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// The gateways of a round, in an order that turns.
+fn in_turn(turns: &[usize], round: u32) -> Vec<usize> {
+    let count = turns.len();
+    (0..count).map(|turn| turns[(turn + round as usize) % count]).collect()
+}
+
+/// Waits until a gateway has ended what was under way when its client left.
+fn settle(gateway: &Gateway, pids: &[u32]) -> Result<()> {
+    std::thread::sleep(SETTLE);
+    // Even an idle event loop does something.
+    let idle = SETTLE / 10;
+    for _ in 0..100 {
+        let before = cpu(pids)?;
+        if !gateway.is_slow() {
+            return Ok(());
+        }
+        std::thread::sleep(SETTLE);
+        if cpu(pids)? - before < idle {
+            return Ok(());
+        }
+    }
+    bail!("{} is still busy with what its client has left", gateway.name)
+}
+
 /// The path of every call.
 const CHAT: &str = "/v1/chat/completions";
-
-/// The caller of every call; a reply is kept for it alone.
-const KEY: [(&str, &str); 1] = [("Authorization", "Bearer bench-key")];

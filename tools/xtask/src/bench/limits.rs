@@ -1,6 +1,6 @@
 //! `cargo xtask bench limits`: the learner of hidden limits against simulated providers.
 //!
-//! Everything runs in virtual time and from a seed, on one thread. Each contender faces
+//! Without `--sockets`, everything runs in virtual time and from a seed, on one thread. Each contender faces
 //! the same agents with the same calls; its figures are set against an oracle that knows
 //! the provider's state.
 
@@ -11,6 +11,7 @@ mod ours;
 mod provider;
 mod report;
 mod scenario;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod world;
@@ -61,9 +62,14 @@ pub(crate) struct Options {
     /// What the learner believes, second by second, in one scenario of one seed.
     #[arg(long, requires = "only")]
     trace: bool,
+    #[command(flatten)]
+    sockets: sockets::Options,
 }
 
 pub(crate) fn bench(options: &Options) -> Result<()> {
+    if options.sockets.is_asked_for() {
+        return sockets::bench(&options.sockets, options.only.as_deref(), options.json.as_deref());
+    }
     let selected = |scenario: &Scenario| {
         let name = format!("{}: {}", scenario.group, scenario.name);
         options.only.as_deref().is_none_or(|only| name.contains(only))

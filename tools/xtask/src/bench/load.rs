@@ -9,7 +9,7 @@ use serde::Deserialize;
 use testkit::{http, tools};
 
 use super::CLIENT_CORE;
-use super::servers::STREAM_QUERY;
+use super::servers::{KEY, MODEL, MODEL_STREAMED, STREAM_QUERY};
 use crate::phases::output;
 
 /// One run of wrk.
@@ -73,7 +73,8 @@ impl Load {
     /// The bytes of one whole request, for a client of our own.
     pub(super) fn request(&self, base: &str, number: u64) -> Vec<u8> {
         let url = format!("{base}/v1/chat/completions");
-        let headers = [("Accept", "application/json"), ("Authorization", "Bearer bench-key")];
+        let key = format!("Bearer {KEY}");
+        let headers = [("Accept", "application/json"), ("Authorization", key.as_str())];
         http::compose("POST", &url, &headers, self.message(number).as_bytes())
     }
 
@@ -107,7 +108,7 @@ impl Load {
         let step = u64::from(!self.repeated);
         format!(
             "local before = 'POST {path} HTTP/1.1\\r\\nHost: bench.local\\r\\n' ..
-               'Accept: application/json\\r\\nAuthorization: Bearer bench-key\\r\\n' ..
+               'Accept: application/json\\r\\nAuthorization: Bearer {KEY}\\r\\n' ..
                'Content-Type: application/json\\r\\nUser-Agent: bench/1\\r\\n' ..
                'Content-Length: {length}\\r\\n\\r\\n' .. [==[{before}]==]
              local after = [==[{after}]==]
@@ -129,10 +130,11 @@ impl Load {
 
     /// The body before and after its number, which has 12 digits.
     fn body(&self) -> (String, String) {
-        let stream = if self.streamed { "\"stream\":true," } else { "" };
+        let (model, stream) =
+            if self.streamed { (MODEL_STREAMED, "\"stream\":true,") } else { (MODEL, "") };
         let tokens = if self.translated { "\"max_tokens\":64," } else { "" };
         let before = format!(
-            "{{\"model\":\"bench\",\"temperature\":{temperature},{tokens}{stream}\"messages\":[{{\"role\":\"user\",\
+            "{{\"model\":\"{model}\",\"temperature\":{temperature},{tokens}{stream}\"messages\":[{{\"role\":\"user\",\
              \"content\":\"call ",
             temperature = self.temperature,
         );

@@ -6,16 +6,43 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use testkit::tools;
 
 use super::measure::Quartiles;
+use super::servers::LITELLM;
 use crate::phases::output;
+
+/// Which run it was.
+#[derive(Debug, Serialize)]
+pub(super) struct Origin {
+    command: String,
+    date: String,
+    revision: String,
+}
+
+impl Origin {
+    /// Of this run, today.
+    pub(super) fn new() -> Result<Self> {
+        let git = |arguments: &[&str]| {
+            output(Command::new("git").args(arguments).current_dir(tools::repository()))
+        };
+        let is_clean = git(&["status", "--porcelain", "--", "crates"])?.is_empty();
+        let changed = if is_clean { "" } else { ", with changes" };
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let date = output(Command::new("date").args(["--utc", "+%F"]))?;
+        Ok(Self {
+            command: format!("cargo xtask {}", arguments.join(" ")),
+            date: date.trim().to_owned(),
+            revision: format!("{}{changed}", git(&["rev-parse", "--short=12", "HEAD"])?.trim()),
+        })
+    }
+}
 
 /// All that a run found out.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    pub(super) command: String,
-    pub(super) date: String,
-    pub(super) revision: String,
+    #[serde(flatten)]
+    pub(super) origin: Origin,
     pub(super) hardware: String,
     pub(super) versions: Vec<String>,
     pub(super) method: Vec<String>,
@@ -110,14 +137,15 @@ impl Row {
         let line = |(name, against): (&String, &Quartiles)| {
             let Quartiles { q1, median, q3 } = against;
             let measured = self.measured[name].median;
-            let (bar, verdict) = match self.bar {
+            // A bar is for Paceline.
+            let (bar, verdict) = match self.bar.filter(|_| name != LITELLM) {
                 Some(Bar { floor, goal }) => {
                     (format!("{floor:>6.2} {goal:>6.2}"), verdict(*median, floor, goal))
                 }
                 None => (format!("{:>6} {:>6}", "", ""), ""),
             };
             format!(
-                "{:<26} {:<10} {:<22} {nginx:>9.2} {measured:>9.2}  {sign}{median:>5.2} ({q1:.2}–{q3:.2})  {bar}  {verdict}",
+                "{:<26} {:<10} {:<22} {nginx:>9.2} {measured:>9.2}  {sign}{median:>6.2} ({q1:.2}–{q3:.2})  {bar}  {verdict}",
                 self.name, name, self.unit,
             )
         };
@@ -138,7 +166,7 @@ fn verdict(value: f64, floor: f64, goal: f64) -> &'static str {
 impl Report {
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "{:<26} {:<10} {:<22} {:>9} {:>9}  {:<19} {:>6} {:>6}\n",
+            "{:<26} {:<10} {:<22} {:>9} {:>9}  {:<20} {:>6} {:>6}\n",
             "figure", "gateway", "unit", "nginx", "gateway", "against nginx", "floor", "goal"
         );
         for line in self.rows.iter().flat_map(Row::lines) {
@@ -155,6 +183,13 @@ impl Report {
         let text = serde_json::to_string_pretty(self)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// The first line that a program writes, for its version.
+pub(super) fn first_line(command: &mut Command) -> Result<String> {
+    let found = command.output()?;
+    let text = [found.stdout, found.stderr].concat();
+    Ok(String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned())
 }
 
 /// The processor and the memory, as the kernel tells them.

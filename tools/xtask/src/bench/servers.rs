@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use testkit::tls::Certificates;
-use testkit::{Nginx, Paceline, Running, http, tools};
+use testkit::{Litellm, Model, Nginx, Paceline, Running, http, tools};
 
 use super::{CLIENT_CORE, GATEWAY_CORE};
 use crate::install::NGINX_ECHO;
@@ -20,6 +20,16 @@ const KEEP_ALIVE: usize = 128;
 
 /// Kept replies of the measured gateway, in bytes: every miss is kept, and evicts another.
 const CACHE_BYTES: &str = "16777216";
+
+/// The model of whole replies, and that of streamed ones: a gateway may have to know them.
+pub(super) const MODEL: &str = "bench";
+pub(super) const MODEL_STREAMED: &str = "bench-events";
+
+/// The caller of every call; a reply is kept for it alone.
+pub(super) const KEY: &str = "sk-bench";
+
+/// LiteLLM's name in every table.
+pub(super) const LITELLM: &str = "litellm";
 
 /// The query by which a client asks for a streamed reply.
 pub(super) const STREAM_QUERY: &str = "?events";
@@ -54,13 +64,15 @@ impl Mock {
              server {{ listen 127.0.0.1:{{port2}} ssl backlog=4096; {answer}
                ssl_certificate {certificate}; ssl_certificate_key {key};
                ssl_session_cache shared:tls:4m; }}
-             server {{ listen 127.0.0.1:{{port3}}; location / {{ stub_status; }} }}",
+             server {{ listen 127.0.0.1:{{port3}}; location / {{ stub_status; }} }}
+             server {{ listen 127.0.0.1:{{port4}} backlog=4096; {answer}
+               rewrite ^ /events last; }}",
             certificate = certificates.certificate().display(),
             key = certificates.key().display(),
         );
         let nginx = Nginx::new(&http)
             .main(&format!("load_module {}; {}", module.display(), affinity(CLIENT_CORE)))
-            .ports(3)
+            .ports(4)
             .start();
         Ok(Self { nginx, certificates })
     }
@@ -71,6 +83,11 @@ impl Mock {
 
     pub(super) fn pids(&self) -> Vec<u32> {
         self.nginx.pids()
+    }
+
+    /// Where every reply is streamed, for a gateway that passes no query on.
+    fn streamed_url(&self) -> String {
+        self.nginx.url_of(3)
     }
 
     fn port(&self) -> u16 {
@@ -110,6 +127,7 @@ pub(super) struct Gateway {
 #[derive(Debug)]
 enum Servers {
     Nginx(Nginx),
+    Litellm(Litellm),
     Paceline { plain: Running, tls: Running },
 }
 
@@ -150,6 +168,28 @@ impl Gateway {
         }
     }
 
+    /// LiteLLM's proxy with one worker. It has only the plain way.
+    pub(super) fn litellm(mock: &Mock) -> Self {
+        let (whole, streamed) = (mock.url(), mock.streamed_url());
+        let models =
+            [Model { name: MODEL, url: &whole }, Model { name: MODEL_STREAMED, url: &streamed }];
+        let litellm = Litellm::start(&models, KEY, Some(GATEWAY_CORE));
+        let url = litellm.url();
+        Self {
+            name: LITELLM.to_owned(),
+            plain: url.clone(),
+            tls: url.clone(),
+            hit: url,
+            caches: false,
+            servers: Servers::Litellm(litellm),
+        }
+    }
+
+    /// Whether it is orders of magnitude slower than the others.
+    pub(super) fn is_slow(&self) -> bool {
+        matches!(self.servers, Servers::Litellm(_))
+    }
+
     /// Paceline with one thread, from this build.
     pub(super) fn paceline(name: &str, program: &Path, mock: &Mock) -> Self {
         // A small cache is full after a moment. A large one would grow through the whole
@@ -178,6 +218,7 @@ impl Gateway {
     pub(super) fn pids(&self) -> Vec<u32> {
         match &self.servers {
             Servers::Nginx(nginx) => nginx.pids(),
+            Servers::Litellm(litellm) => vec![litellm.pid()],
             Servers::Paceline { plain, tls } => vec![plain.pid(), tls.pid()],
         }
     }
@@ -186,12 +227,16 @@ impl Gateway {
     pub(super) fn plain_pids(&self) -> Vec<u32> {
         match &self.servers {
             Servers::Nginx(nginx) => nginx.pids(),
+            Servers::Litellm(litellm) => vec![litellm.pid()],
             Servers::Paceline { plain, .. } => vec![plain.pid()],
         }
     }
 
     /// Whether it answers as the mock does, on every path that is measured.
     pub(super) fn check(&self) -> Result<()> {
+        if self.is_slow() {
+            return self.check_contents();
+        }
         let body = r#"{"model":"m","messages":[{"role":"user","content":"check"}]}"#;
         for (base, query, expected) in [
             (&self.plain, "", whole_reply()),
@@ -215,6 +260,28 @@ impl Gateway {
                 || !text.contains("event: message_stop")
             {
                 bail!("{} tells the events in Anthropic's words as {text}", self.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gateway {
+    /// The same for a gateway that writes answers anew: whether the contents are all there.
+    fn check_contents(&self) -> Result<()> {
+        let last = format!(" token{:02}", EVENTS - 3);
+        for (model, more, expected) in [
+            (MODEL, "", "A reply of plain words. A reply of"),
+            (MODEL_STREAMED, r#","stream":true"#, last.as_str()),
+        ] {
+            let message = r#""messages":[{"role":"user","content":"check"}]"#;
+            let body = format!(r#"{{"model":"{model}"{more},{message}}}"#);
+            let url = format!("{}/v1/chat/completions", self.plain);
+            let key = format!("Bearer {KEY}");
+            let response = http::post(&url, &[("Authorization", &key)], body);
+            if response.status != 200 || !response.text().contains(expected) {
+                let text = response.text();
+                bail!("{} answers {url} with {} {text}", self.name, response.status);
             }
         }
         Ok(())

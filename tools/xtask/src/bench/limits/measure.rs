@@ -108,7 +108,8 @@ fn p99(waits: &[f64]) -> f64 {
     sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0).max(WAIT_EQUAL_S)
 }
 
-fn jain(values: &[f64]) -> f64 {
+/// Jain's index of fairness: 1 where all are equal, 1 / n where one has all.
+pub(crate) fn jain(values: &[f64]) -> f64 {
     let sum: f64 = values.iter().sum();
     let squares: f64 = values.iter().map(|value| value * value).sum();
     if squares > 0.0 { sum * sum / (values.len() as f64 * squares) } else { 1.0 }
