@@ -9,7 +9,7 @@ use super::cap::Cap;
 use super::headers::Headers;
 use super::history::History;
 use super::pace::Pace;
-use super::rate::Rate;
+use super::rate::{Rate, ratio};
 use super::rules::Rules;
 use super::run::{Run, Trust};
 use super::window::Windows;
@@ -244,7 +244,7 @@ impl Learner {
             return;
         }
         if let Some(dimension) = refusal.dimension {
-            self.rate.dimension = dimension;
+            self.told_dimension(dimension);
         }
         self.unknown_max = (self.unknown_max / 2.0).max(1.0);
         let phase = calls_s.map_or(1.0, |calls_s| self.pace.phase(calls_s));
@@ -265,6 +265,21 @@ impl Learner {
             self.first_burst.get_or_insert((ticket.at, count - from));
         }
         self.run = Some(run);
+    }
+
+    /// A refusal names what its limit counts: all that is known goes on in that unit.
+    fn told_dimension(&mut self, dimension: Dimension) {
+        let before = self.rate.dimension;
+        if !self.rate.told(dimension, &self.mean) {
+            return;
+        }
+        let ratio = ratio(&self.mean, before, dimension);
+        self.pace.credit *= ratio;
+        self.depth *= ratio;
+        let count = self.counters[dimension];
+        if let Some(clock) = self.windows.clock_mut() {
+            clock.rebase(clock.most * ratio, count);
+        }
     }
 
     /// The call ended without an answer for another reason: cancelled, timed out, or

@@ -48,6 +48,8 @@ pub(super) struct Rate {
     anchors: VecDeque<Anchor>,
     /// What limits, as far as known.
     pub(super) dimension: Dimension,
+    /// Whether refusals have named tokens, or something else; `None` while they named nothing.
+    told_tokens: Option<bool>,
     /// Units of `dimension` a second; `None` while nothing is known.
     pub(super) per_s: Option<f64>,
     /// The most calls that a bucket may hold.
@@ -61,6 +63,7 @@ impl Rate {
         Self {
             anchors: VecDeque::with_capacity(ANCHORS_MAX),
             dimension: Dimension::Requests,
+            told_tokens: None,
             per_s: None,
             depth_calls: f64::INFINITY,
             base_calls: 0.0,
@@ -77,6 +80,22 @@ impl Rate {
 
     pub(super) fn anchors(&self) -> usize {
         self.anchors.len()
+    }
+
+    /// A refusal names what its limit counts: the rate goes on in that unit, and the anchors
+    /// choose no other. Which tokens are meant, they may. True where the unit is another.
+    pub(super) fn told(&mut self, dimension: Dimension, mean: &Amounts) -> bool {
+        let tokens = counts_tokens(dimension);
+        self.told_tokens = Some(tokens);
+        if counts_tokens(self.dimension) == tokens {
+            return false;
+        }
+        let per_s = self.per_s.map(|per_s| per_s * ratio(mean, self.dimension, dimension));
+        self.dimension = dimension;
+        if let Some(per_s) = per_s {
+            self.set(per_s);
+        }
+        true
     }
 
     /// A refused call that had been counted before the anchors knew its end.
@@ -152,6 +171,9 @@ impl Rate {
             if self.dimension == Dimension::Requests { INCUMBENT.0 } else { INCUMBENT.1 };
         let mut best = (own * incumbent, self.dimension);
         for dimension in Dimension::ALL {
+            if self.told_tokens.is_some_and(|tokens| tokens != counts_tokens(dimension)) {
+                continue;
+            }
             match self.variation(dimension) {
                 Some(variation) if variation < best.0 => best = (variation, dimension),
                 _ => {}
@@ -201,6 +223,16 @@ impl Rate {
         ratios.sort_unstable_by(f64::total_cmp);
         Some(ratios[found / 2])
     }
+}
+
+fn counts_tokens(dimension: Dimension) -> bool {
+    dimension != Dimension::Requests
+}
+
+/// How many units of one dimension the mean call takes for each of another.
+pub(super) fn ratio(mean: &Amounts, from: Dimension, to: Dimension) -> f64 {
+    // Calls without a size leave nothing to go by.
+    (mean[to] / mean[from].max(f64::MIN_POSITIVE)).clamp(1e-6, 1e6)
 }
 
 /// The first item of an iterator, and the others.

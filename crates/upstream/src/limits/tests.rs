@@ -15,12 +15,9 @@ fn at(seconds: f64) -> Instant {
     Instant::from_nanos((seconds * 1e9) as u64)
 }
 
-fn refusal(retry_after_s: Option<f64>) -> Refusal {
-    Refusal {
-        class: Class::RateLimit,
-        retry_after: retry_after_s.map(Duration::from_secs_f64),
-        dimension: None,
-    }
+fn refusal(retry_after_s: Option<f64>, dimension: Option<Dimension>) -> Refusal {
+    let retry_after = retry_after_s.map(Duration::from_secs_f64);
+    Refusal { class: Class::RateLimit, retry_after, dimension }
 }
 
 /// What a provider limits, from the calls it has admitted: their times and the number under
@@ -33,6 +30,8 @@ struct World {
     reply_s: f64,
     streamed: bool,
     retry_after_s: Option<f64>,
+    /// From when on refusals name tokens.
+    tokens_from: f64,
     learner: Learner,
     admitted: Vec<f64>,
     refused: Vec<f64>,
@@ -45,6 +44,7 @@ impl World {
             reply_s: 4.0,
             streamed: true,
             retry_after_s: None,
+            tokens_from: f64::INFINITY,
             learner: Learner::default(),
             admitted: Vec::new(),
             refused: Vec::new(),
@@ -60,7 +60,9 @@ impl World {
             let now = from + step as f64 * 0.005;
             while refused.front().is_some_and(|(at, _)| now >= at + 0.05) {
                 let (_, ticket) = refused.pop_front().unwrap();
-                self.learner.refused(at(now), ticket, &refusal(self.retry_after_s));
+                let told = (now >= self.tokens_from).then_some(Dimension::TokensAdmitted);
+                let refusal = refusal(self.retry_after_s, told);
+                self.learner.refused(at(now), ticket, &refusal);
             }
             let head = if self.streamed { 0.5 } else { 1.0 };
             for (sent, ticket, known) in &mut open {
@@ -188,6 +190,17 @@ fn a_hint_that_lies_is_not_obeyed_for_ever() {
 }
 
 #[test]
+fn a_rate_goes_on_in_the_unit_that_a_refusal_names() {
+    // All calls are of one size, so that a bucket of requests is one of tokens as well.
+    let mut world = World::new(bucket(5.0, 60.0));
+    world.tokens_from = 60.0;
+    world.run(0.0, 240.0);
+    world.check(60.0, 240.0, 300.0, 3.0);
+    let rate = world.learner.explain(at(240.0)).rate.unwrap();
+    assert_eq!(rate.dimension, Dimension::TokensAdmitted);
+}
+
+#[test]
 fn a_limit_that_changes_is_followed() {
     let mut slow = bucket(2.5, 10.0);
     let mut fast = bucket(5.0, 10.0);
@@ -213,7 +226,7 @@ fn a_cancelled_call_gives_its_credit_back() {
     assert_eq!(learner.explain(at(1.0)).in_flight, 0);
     // A canary that is cancelled must not hold the queue for ever.
     let ticket = learner.sent(at(1.0), COST);
-    learner.refused(at(1.1), ticket, &refusal(None));
+    learner.refused(at(1.1), ticket, &refusal(None, None));
     assert!(matches!(learner.decide(at(1.1), COST), Decision::Wait { .. }));
     let canary = learner.sent(at(5.0), COST);
     learner.lost(at(5.01), canary);
@@ -306,7 +319,7 @@ proptest! {
                 }
                 Step::Refuse(index, hint) => {
                     let ticket = open.swap_remove(index % open.len());
-                    learner.refused(at(now), ticket, &refusal(hint));
+                    learner.refused(at(now), ticket, &refusal(hint, None));
                 }
                 Step::Lose(index) => {
                     let ticket = open.swap_remove(index % open.len());

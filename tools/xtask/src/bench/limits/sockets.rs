@@ -59,6 +59,8 @@ struct Scenario {
     /// What it lets through in a second.
     rate: f64,
     unit: Unit,
+    /// The period of its windows.
+    window_s: Option<f64>,
 }
 
 /// What a limit counts.
@@ -75,18 +77,21 @@ const SCENARIOS: [Scenario; 3] = [
         limit: "requests=300/m:burst=10:silent",
         rate: 5.0,
         unit: Unit::Calls,
+        window_s: None,
     },
     Scenario {
         name: "bucket of tokens",
         limit: "tokens=120000/m:burst=12000",
         rate: 2000.0,
         unit: Unit::Tokens,
+        window_s: None,
     },
     Scenario {
         name: "window of requests",
         limit: "requests=300/m:window",
         rate: 5.0,
         unit: Unit::Calls,
+        window_s: Some(60.0),
     },
 ];
 
@@ -181,12 +186,19 @@ fn row(options: &Options, scenario: &Scenario, program: &Path) -> Result<Row> {
     let (warm_up, counted) = (f64::from(options.warm_up), f64::from(options.seconds));
     let contenders =
         [("SDK alone", Kind::None), ("LiteLLM", Kind::Litellm), ("Paceline", Kind::Paceline)];
-    let servers = contenders.map(|(name, kind)| {
-        let provider = provider(program, scenario);
-        let gateway = Gateway::start(&kind, program, provider.url());
+    // All providers first, so that their windows begin at the same time.
+    let providers = contenders.map(|contender| (contender, provider(program, scenario)));
+    let providers_began = now_s();
+    let servers = providers.map(|((name, kind), provider)| {
+        let gateway = Gateway::start(kind, program, provider.url());
         (name, gateway, provider)
     });
-    let begin = now_s() + FLEET_READY.as_secs_f64();
+    let soonest = now_s() + FLEET_READY.as_secs_f64();
+    // Whole windows count, so that no contender has its best part of one twice.
+    let begin = match scenario.window_s {
+        Some(window_s) => at_edge(soonest + warm_up, providers_began, window_s) - warm_up,
+        None => soonest,
+    };
     let mut setups = servers.map(|(name, gateway, provider)| {
         let url = gateway.url().unwrap_or_else(|| provider.url().to_owned());
         Setup { name, fleet: fleet(&url, begin, warm_up + counted), gateway, provider }
@@ -236,7 +248,7 @@ fn fleet(url: &str, begin_s: f64, run_s: f64) -> Process {
 }
 
 impl Gateway {
-    fn start(kind: &Kind, program: &Path, provider: &str) -> Self {
+    fn start(kind: Kind, program: &Path, provider: &str) -> Self {
         match kind {
             Kind::None => Self::None,
             Kind::Litellm => {
@@ -322,6 +334,11 @@ fn answers(text: &str) -> BTreeMap<u16, u64> {
     text.lines().filter_map(read).collect()
 }
 
+/// The first time from `soonest` on that is whole windows after `began`.
+fn at_edge(soonest: f64, began: f64, window_s: f64) -> f64 {
+    began + ((soonest - began) / window_s).ceil() * window_s
+}
+
 /// Busy and all ticks of all cores since the machine started.
 fn ticks(text: &str) -> Option<(f64, f64)> {
     let fields = text.lines().next()?.split_whitespace().skip(1);
@@ -365,7 +382,7 @@ fn method(options: &Options) -> Vec<String> {
         "Paceline: the same fleet through `paceline serve` with its defaults".to_owned(),
         "each contender has its own provider (`paceline sim --provider openai`) and its own fleet, all freshly started; the three of a scenario run at the same time".to_owned(),
         format!(
-            "each contender: {} s that count after {} s that do not; calls count that end in that time",
+            "each contender: {} s that count after {} s that do not, whole windows where there are some; calls count that end in that time",
             options.seconds, options.warm_up
         ),
         "refused: the provider's own count; failed: what the agents saw after the SDK's retries; wait: from call to answer without what the provider takes for it, of answered calls".to_owned(),
@@ -383,6 +400,12 @@ mod tests {
                     paceline_sim_answers_total{status=\"200\"} 12\n\
                     paceline_sim_answers_total{status=\"429\"} 3\n";
         assert_eq!(answers(text), BTreeMap::from([(200, 12), (429, 3)]));
+    }
+
+    #[test]
+    fn an_edge_is_whole_windows_away() {
+        assert_eq!(at_edge(100.0, 30.0, 60.0), 150.0);
+        assert_eq!(at_edge(150.0, 30.0, 60.0), 150.0);
     }
 
     #[test]

@@ -82,7 +82,9 @@ impl Figures {
             answered: answered.len(),
             failed: failed.len(),
             failed_by_status,
-            throughput: rounded(answered.iter().map(took).sum::<f64>() / ideal),
+            throughput: rounded(
+                answered.iter().map(took).fold(0.0, |sum, part| sum + part) / ideal,
+            ),
             wait_p50_s: quantile(0.5),
             wait_p99_s: quantile(0.99),
             jain: rounded(jain(&by_agent)),
