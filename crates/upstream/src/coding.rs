@@ -129,8 +129,6 @@ impl Coding {
     }
 }
 
-/// An item of `Accept-Encoding`, and how much it is liked in thousandths; what cannot be read
-/// is not liked.
 /// Unpacks a whole body.
 ///
 /// # Errors
@@ -151,6 +149,8 @@ pub fn decode(coding: Coding, bytes: Bytes, max: usize) -> io::Result<Bytes> {
     Ok(out.freeze())
 }
 
+/// An item of `Accept-Encoding`, and how much it is liked in thousandths; what cannot be read
+/// is not liked.
 fn with_quality(item: &[u8]) -> (&[u8], u16) {
     let mut parts = item.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let name = parts.next().unwrap_or_default();

@@ -175,9 +175,8 @@ impl Edge {
             Asked::Call(endpoint) => {
                 let mut body = self.read(&head.headers, body).await?;
                 let mut headers = head.headers;
-                if let Some(coding) = headers.remove(CONTENT_ENCODING) {
-                    headers.remove(CONTENT_LENGTH);
-                    body = self.unpacked(&coding, body).await?;
+                if headers.contains_key(CONTENT_ENCODING) {
+                    body = self.unpacked(&mut headers, body).await?;
                 }
                 let path = call_path(endpoint, path, head.uri.query(), &mut headers);
                 let method = head.method;
@@ -272,10 +271,14 @@ impl Edge {
         }
     }
 
-    /// The body as the stages read it, where the caller has packed it.
-    async fn unpacked(&self, coding: &HeaderValue, body: Bytes) -> Result<Bytes> {
-        let name = coding.as_bytes().trim_ascii();
-        if name.eq_ignore_ascii_case(b"identity") || body.is_empty() {
+    /// The body as the stages read it, where the caller has packed it. The headers that told
+    /// so are taken out.
+    async fn unpacked(&self, headers: &mut HeaderMap, body: Bytes) -> Result<Bytes> {
+        let names: Vec<HeaderValue> = headers.get_all(CONTENT_ENCODING).iter().cloned().collect();
+        headers.remove(CONTENT_ENCODING);
+        headers.remove(CONTENT_LENGTH);
+        let name = if let [name] = &names[..] { name.as_bytes().trim_ascii() } else { b"" };
+        if name.eq_ignore_ascii_case(b"identity") {
             return Ok(body);
         }
         let Some(coding) = Coding::named(name) else {

@@ -138,8 +138,9 @@ impl Leased {
     /// where the same error in place of an answer would.
     fn failed_within(&mut self, chunk: &[u8]) {
         self.pass = None;
+        // An error of which no more can be read is the upstream's own.
         let class = read(self.endpoint, std::iter::once(chunk)).and_then(class_of);
-        let Some(class) = class else { return };
+        let class = class.unwrap_or(FailureClass::Server);
         let outcome = Verdict::of_class(class, self.keyed).outcome;
         if let Some(outcome) = outcome.filter(|outcome| *outcome != Outcome::Answered)
             && let Some(mut lease) = self.lease.take()

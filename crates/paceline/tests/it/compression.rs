@@ -301,8 +301,15 @@ fn packed_requests_are_unpacked() {
         assert_error(&response, 413, "body_too_large");
         assert_eq!(refused(), before + 1.0);
     }
-    let response = gateway.call(&[("content-encoding", "deflate")], chat("a", ""));
-    assert_error(&response, 400, "invalid_request");
+    let (once, twice) = (pack("gzip", chat("a", "").as_bytes()), ("content-encoding", "gzip"));
+    for (headers, body) in [
+        (&[("content-encoding", "deflate")][..], &once),
+        (&[("content-encoding", "gzip, gzip")], &once),
+        (&[twice, twice], &once),
+        (&[twice], &Vec::new()),
+    ] {
+        assert_error(&gateway.call(headers, body), 400, "invalid_request");
+    }
     assert_eq!(gateway.call(&[("content-encoding", "identity")], chat("a", "")).status, 200);
     assert_eq!(upstream.count(), sent + 1);
 }

@@ -47,9 +47,13 @@ fn a_burst_above_the_limit_waits_and_nothing_fails() {
 
 #[test]
 fn a_full_queue_refuses_and_says_when_to_come_back() {
-    let upstream = Script::new().otherwise(Reply::json(429, "{}")).start();
+    let gate = Gate::new();
+    let upstream = Script::new().otherwise(Reply::json(429, "{}").wait_for(&gate)).start();
     let gateway = start(upstream.url(), "[queue]\nlen_max = 2\nwait_ms_max = 6000\n");
     let waiting: Vec<_> = (0..3).map(|n| gateway.begin(&[], chat(&n.to_string(), ""))).collect();
+    // A call that came after the first refusal might never be sent, and so not be refused.
+    upstream.wait_for_requests(3);
+    gate.open();
     gateway.wait_for_metric("paceline_queue_calls", 3.0);
     let refused = gateway.call(&[], chat("more", ""));
     assert_error(&refused, 429, "queue_full");

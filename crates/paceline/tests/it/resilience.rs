@@ -264,9 +264,10 @@ fn a_call_that_cannot_make_its_deadline_is_not_sent() {
 
 #[test]
 fn errors_within_streams_count_against_a_deployment() {
+    let error = |kind: &str| format!(r#"{{"error":{{"message":"no","type":"{kind}"}}}}"#);
     let told = |kind: &str| {
-        let error = format!(r#"{{"error":{{"message":"no","type":"{kind}"}}}}"#);
-        Script::new().otherwise(Reply::stream().event(&piece("one")).event(&error).end()).start()
+        let stream = Reply::stream().event(&piece("one")).event(&error(kind)).end();
+        Script::new().otherwise(stream).start()
     };
     let more = "[health]\nfailures_max = 2\nopen_ms = 60000\n[retry]\nattempts_max = 1\n";
     let stream = chat("a", ",\"stream\":true");
@@ -277,6 +278,31 @@ fn errors_within_streams_count_against_a_deployment() {
     }
     gateway.wait_for_log("left out while others are healthy");
     assert_eq!(testkit::http::get(&gateway.at("/ready")).status, 503);
+    // The same in Anthropic's words, passed on and translated.
+    let start_of = r#"{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","model":"x","content":[],"usage":{"input_tokens":1,"output_tokens":1}}}"#;
+    let block =
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":"a"}}"#;
+    for (kind, ready) in [("api_error", 503), ("overloaded_error", 503), ("rate_limit_error", 200)]
+    {
+        for path in ["/v1/messages", "/v1/chat/completions"] {
+            let failed = error(kind).replacen('{', r#"{"type":"error","#, 1);
+            let stream = [start_of, block, &failed].iter().fold(Reply::stream(), |to, data| {
+                let value: serde_json::Value = serde_json::from_str(data).unwrap();
+                let name = value["type"].as_str().unwrap();
+                to.chunk(format!("event: {name}\ndata: {data}\n\n"))
+            });
+            let upstream = Script::new().otherwise(stream.end()).start();
+            let deployment = [("a", upstream.url(), "provider = \"anthropic\"")];
+            let gateway = start(&deployment, more);
+            let body = chat("a", ",\"stream\":true,\"max_tokens\":9");
+            for _ in 0..2 {
+                testkit::http::post(&gateway.at(path), &[], &body);
+            }
+            gateway.wait_until_idle();
+            let found = testkit::http::get(&gateway.at("/ready")).status;
+            assert_eq!(found, ready, "{kind} at {path}");
+        }
+    }
     // What the caller asked wrongly says nothing of the deployment.
     let well = told("invalid_request_error");
     let gateway = start(&[("a", well.url(), "")], more);

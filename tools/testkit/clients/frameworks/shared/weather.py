@@ -2,8 +2,8 @@
 
 BASE_URL is that of a gateway before a simulated provider, UPSTREAM, which answers by
 script.toml: it calls the tool for the city of the question, or for both cities, at once or one
-after the other, and tells the answer when it has got the results. Each script prints a line for each point that
-holds, and ends at the first that does not.
+after the other, and tells the answer when it has got the results. Each script prints a line for
+each point that holds, and ends at the first that does not.
 """
 
 import os
